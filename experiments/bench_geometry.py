@@ -1,0 +1,157 @@
+"""Speed of the geometry package against its peers, interleaved in one process.
+
+Run on an idle machine, on CPU or GPU; peers that are not installed are left out:
+
+    python experiments/bench_geometry.py --number 10000 --width 64 --repeats 5
+
+Expected on two CPU cores at 10000 x 64: neighbours at least 1.5 times scikit-learn's speed (2 times
+at width 512), one kNN for all distance estimators, a spanning tree of 2000 points in about 10 ms.
+The floor printed first is the time of the matrix product that exact neighbours cannot do without.
+"""
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from configs.bench_geometry import BenchGeometry
+from jaxinterp import geometry
+
+
+def cloud(config: BenchGeometry) -> np.ndarray:
+    """A 16-dimensional Gaussian through a random smooth map, with noise and a mean."""
+    draw = np.random.default_rng(config.seed)
+    latent = draw.standard_normal((config.number, 16))
+    hidden = np.tanh(latent @ draw.standard_normal((16, 64)) / 4)
+    points = hidden @ draw.standard_normal((64, config.width)) / 8
+    noise = 0.05 * draw.standard_normal(points.shape)
+    return (points + noise + draw.standard_normal(config.width)).astype(np.float32)
+
+
+def interleave(title: str, runs: dict[str, Callable[[], object]], repeats: int) -> None:
+    """Time all runs in turn, so that each sees the same load; ratios are to the first."""
+    for run in runs.values():
+        jax.block_until_ready(run())
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds[name].append(time.perf_counter() - start)
+    print(f"\n{title}")
+    first = np.median(next(iter(seconds.values())))
+    for name, times in seconds.items():
+        middle, least = float(np.median(times)), min(times)
+        print(
+            f"  {name:34s} {middle * 1e3:10.1f} ms  least {least * 1e3:9.1f}  x{middle / first:.2f}"
+        )
+
+
+def peer(name: str) -> object | None:
+    """A peer's module if it is installed."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
+
+
+def all_distance_estimators(neighbors: geometry.Neighbors) -> list:
+    """Every estimator that reads the same distances."""
+    distances, indices = neighbors.distances, neighbors.indices
+    return [
+        geometry.two_nn(distances, indices=indices),
+        geometry.gride_ladder(distances, indices=indices),
+        geometry.levina_bickel(distances, indices=indices),
+        geometry.method_of_moments(distances, indices=indices),
+        geometry.mada(distances, indices=indices),
+        geometry.mind(distances, indices=indices),
+        geometry.binomial(distances, k=distances.shape[1], indices=indices),
+    ]
+
+
+def main(config: BenchGeometry) -> None:
+    """Time everything and print a table."""
+    points = cloud(config)
+    on_device = jnp.asarray(points)
+    k, number = config.neighbors, config.number
+    print(jax.devices(), config)
+    everything = jax.jit(all_distance_estimators)
+
+    product = jax.jit(lambda x: jnp.matmul(x, x.T, precision="highest").min(axis=1))
+    runs = {
+        "jaxinterp k_nearest": lambda: geometry.k_nearest(on_device, k),
+        "floor: matrix product and minimum": lambda: product(on_device),
+        "jaxinterp, and 7 estimators": lambda: everything(geometry.k_nearest(on_device, k)),
+    }
+    if sklearn := peer("sklearn.neighbors"):
+        search = sklearn.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points)
+        runs["scikit-learn brute"] = search.kneighbors
+    if faiss := peer("faiss"):
+
+        def flat() -> object:
+            index = faiss.IndexFlatL2(config.width)
+            index.add(points)
+            return index.search(points, k + 1)
+
+        runs["faiss flat"] = flat
+    interleave(f"neighbours, n={number}, width={config.width}, k={k}", runs, config.repeats)
+
+    def two_nn() -> object:
+        found = geometry.k_nearest(on_device, 2)
+        return geometry.two_nn(found.distances, indices=found.indices)
+
+    runs = {"jaxinterp TwoNN": two_nn}
+    ladder = {
+        "jaxinterp GRIDE ladder": lambda: geometry.gride_ladder(
+            geometry.k_nearest(on_device, 128).distances
+        )
+    }
+    if skdim := peer("skdim.id"):
+        runs["scikit-dimension TwoNN"] = lambda: skdim.TwoNN().fit(points).dimension_
+    if torchid := peer("torchid"):
+        runs["torchid TwoNN"] = lambda: torchid.TwoNN().fit(points).dimension_
+    if dadapy := peer("dadapy"):
+        ladder["DADApy GRIDE"] = lambda: dadapy.Data(points, maxk=2).return_id_scaling_gride(
+            range_max=128
+        )
+    interleave("TwoNN end to end, with its error", runs, config.repeats)
+    interleave("GRIDE at n1 = 1..64, end to end", ladder, config.repeats)
+
+    some = min(number, 2000)
+    indices = geometry.k_nearest(on_device[:some], 100).indices
+    runs = {
+        "jaxinterp local spectra": lambda: geometry.local_spectra(on_device[:some], indices),
+        "jaxinterp ESS": lambda: geometry.expected_simplex_skewness(on_device[:some], indices),
+    }
+    if skdim:
+        near = points[:some][np.asarray(indices[:20])]
+        runs["scikit-dimension lPCA, 20 points"] = lambda: [skdim.lPCA().fit(one) for one in near]
+        runs["scikit-dimension ESS, 2 points"] = lambda: [skdim.ESS().fit_once(x) for x in near[:2]]
+    interleave(f"local, k=100, {some} points", runs, min(config.repeats, 3))
+
+    matrix = geometry.distance_matrix(on_device[: config.tree])
+    runs = {"jaxinterp tree": lambda: geometry.minimum_spanning_tree(matrix)}
+    if ripser := peer("ripser"):
+        full = np.asarray(matrix)
+        runs["ripser H0"] = lambda: ripser.ripser(full, distance_matrix=True, maxdim=0)["dgms"]
+    if scipy := peer("scipy.sparse.csgraph"):
+        runs["SciPy tree"] = lambda: scipy.minimum_spanning_tree(np.asarray(matrix)).data
+    interleave(f"minimum spanning tree, n={config.tree}", runs, config.repeats)
+
+    texts = jax.random.normal(jax.random.key(0), (config.texts, 512, 768))
+    key = jax.random.key(1)
+
+    def of_text(text: jax.Array) -> object:
+        matrix = geometry.distance_matrix(text)
+        return geometry.persistent_homology_dimension(matrix, key, smallest=50, steps=12)
+
+    runs = {"jaxinterp": lambda: geometry.profile(of_text, texts)}
+    interleave(f"persistent homology, {config.texts} texts of 512 tokens", runs, 2)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchGeometry))

@@ -1,0 +1,1 @@
+"""From a model to interpretable features and their geometry, as composable pure functions."""

@@ -1,0 +1,84 @@
+"""Eigenvalues of many small symmetric matrices, without the eigenvectors."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+@jax.custom_jvp
+def symmetric_eigenvalues(matrices: Float[Array, "b m m"]) -> Float[Array, "b m"]:
+    """Ascending eigenvalues of a batch of symmetric matrices.
+
+    On a CPU: Householder tridiagonalisation, then bisection of all eigenvalues of all matrices at
+    once on Sturm counts, 3 to 7 times faster than a batched `eigvalsh`, which computes the vectors.
+    Elsewhere: `eigvalsh`. Absolute error about the rounding of the largest eigenvalue.
+        Differentiable where
+    eigenvalues are distinct. Cost: O(b m^3).
+
+    Args:
+        matrices: (b, m, m) symmetric.
+
+    Returns:
+        (b, m) eigenvalues.
+
+    Reference: Golub, Van Loan, Matrix Computations, sections 8.3.1 and 8.4.
+    """
+    if matrices.shape[-1] < 2:
+        return matrices[:, :, 0]
+    return lax.platform_dependent(matrices, cpu=_in_blocks, default=jnp.linalg.eigvalsh)
+
+
+@symmetric_eigenvalues.defjvp
+def _symmetric_eigenvalues_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (matrices,), (tangent,) = primals, tangents
+    values, vectors = jnp.linalg.eigh(matrices)
+    return values, jnp.einsum("bki,bkl,bli->bi", vectors, tangent, vectors, precision="highest")
+
+
+def _in_blocks(matrices: Array) -> Array:
+    """Blocks small enough for the bisection's state to stay in a core's cache."""
+    number, size = matrices.shape[:2]
+    block = max(1, min(number, 2**14 // size))
+    blocks = -(-number // block)
+    padded = jnp.pad(matrices, ((0, blocks * block - number), (0, 0), (0, 0)))
+    values = lax.map(_by_bisection, padded.reshape(blocks, block, size, size))
+    return values.reshape(blocks * block, size)[:number]
+
+
+def _by_bisection(matrices: Array) -> Array:
+    _, diagonal, beside, _ = lax.linalg.tridiagonal(matrices, lower=True)
+    number = diagonal.shape[1]
+    zero = jnp.zeros_like(diagonal[:, :1])
+    left = jnp.concatenate([zero, jnp.abs(beside)], axis=1)
+    reach = left + jnp.concatenate([jnp.abs(beside), zero], axis=1)
+    smallest = jnp.min(diagonal - reach, axis=1, keepdims=True) + jnp.zeros_like(diagonal)
+    largest = jnp.max(diagonal + reach, axis=1, keepdims=True) + jnp.zeros_like(diagonal)
+    # A pivot of the size of rounding moves an eigenvalue by no more than rounding.
+    pivot = (
+        jnp.finfo(diagonal.dtype).eps ** 2 * (largest - smallest) + jnp.finfo(diagonal.dtype).tiny
+    )
+    rank = jnp.arange(number)[None, :]
+    columns = diagonal.T, (left * left).T
+
+    def number_below(value: Array) -> Array:
+        """How many eigenvalues are below, from the signs of the pivots of the shifted matrix."""
+
+        def step(carry: tuple[Array, Array], column: tuple[Array, Array]) -> tuple:
+            last, count = carry
+            pivots = column[0][:, None] - value - column[1][:, None] / last
+            pivots = jnp.where(jnp.abs(pivots) < pivot, -pivot, pivots)
+            return (pivots, count + (pivots < 0)), None
+
+        start = jnp.ones_like(value), jnp.zeros(value.shape, jnp.int32)
+        return lax.scan(step, start, columns, unroll=8)[0][1]
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        above = number_below(middle) > rank
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    steps = 2 + jnp.finfo(diagonal.dtype).nmant
+    low, high = lax.fori_loop(0, steps, halve, (smallest, largest))
+    return (low + high) / 2

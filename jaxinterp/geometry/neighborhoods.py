@@ -1,0 +1,48 @@
+"""Apply a function to the neighbourhood of every point, a block of points at a time."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+T = TypeVar("T")
+
+# Numbers of the gathered neighbourhoods held at once, 16 MiB in float32.
+_BLOCK = 2**22
+
+
+def map_neighborhoods(
+    function: Callable[[Float[Array, "k d"]], T],
+    points: Float[Array, "n d"],
+    indices: Int[Array, "n k"],
+) -> T:
+    """`function` of each point's neighbours relative to the point, results stacked over points.
+
+    Args:
+        function: from (k, d) offsets `x_j - x_i`, nearest first, to a pytree of arrays.
+        points: (n, d) rows.
+        indices: (n, k) neighbours.
+
+    Returns:
+        The results with a leading axis of length n.
+    """
+    number, k = indices.shape
+    size = max(1, min(number, _BLOCK // (k * max(k, points.shape[1]))))
+
+    def of_one(row: tuple[Array, Array]) -> T:
+        point, near = row
+        return function(points[near] - point[None, :])
+
+    return lax.map(of_one, (points, indices), batch_size=size)
+
+
+def gram(offsets: Float[Array, "k d"]) -> Float[Array, "k k"]:
+    """Inner products of the offsets, at full float32 precision."""
+    return jnp.matmul(offsets, offsets.T, precision="highest")
+
+
+def centred(offsets: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """Offsets from their mean."""
+    return offsets - jnp.mean(offsets, axis=0, keepdims=True)

@@ -1,0 +1,319 @@
+"""The main job in stages; each reads what earlier stages wrote and writes its own whole.
+
+A stage whose result is there is not run again, so a run that was stopped goes on where it was.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxinterp import data, files
+from jaxinterp.activations import store
+from jaxinterp.activations.harvest import Harvest, harvest
+from jaxinterp.checkpoint import Checkpoints
+from jaxinterp.config import RunConfig
+from jaxinterp.data import Document, Rows
+from jaxinterp.dictionaries import formats, train
+from jaxinterp.encoders import hf
+from jaxinterp.encoders.encoder import Encoder
+from jaxinterp.encoders.sites import resolve
+from jaxinterp.evaluation import behaviour, reconstruction
+from jaxinterp.geometry import first_occurrences, k_nearest, levina_bickel, two_nn
+from jaxinterp.report.terminal import progress
+from jaxinterp.tokenize import Tokenizer
+
+LAYERS = "resid_post"
+_BATCH = 32  # rows in a forward
+_CHUNK = 4  # forwards to a chunk of the store
+_ROWS = 4096  # activations in a call of the dictionary
+_FIRST_POSITION = 16  # for geometry: rows that begin alike give equal points before this
+_CHECKPOINT_EVERY = 500  # training steps
+
+
+class Inputs(NamedTuple):
+    """What every stage starts from.
+
+    Attributes:
+        encoder: the model.
+        tokenizer: its tokenizer.
+        site: where the dictionary reads, in the short spelling.
+        documents: held-out documents.
+        held_in: rows to harvest, already in the order of the run.
+        held_out: rows to measure on.
+        options: arguments of the dictionary.
+    """
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    site: str
+    documents: list[Document]
+    held_in: Rows
+    held_out: Rows
+    options: dict[str, Any]
+
+
+def open_run(config: RunConfig) -> Path:
+    """The run's folder: a new one, or the one of a run with the same config.
+
+    Raises:
+        ValueError: impossible settings, or a folder that can't be written or holds something else.
+    """
+    config.check()
+    folder = Path(config.out).expanduser() / config.name
+    if (folder / "config.json").exists():
+        found, fields = files.read_json(folder / "config.json"), dataclasses.asdict(config)
+        different = sorted(k for k in {*found, *fields} if found.get(k) != fields.get(k))
+        if different:
+            told = "; ".join(
+                f"{k}: {found.get(k)!r} there, {fields.get(k)!r} now" for k in different
+            )
+            raise ValueError(
+                f"{folder} holds a run with other settings ({told}): choose another name "
+                "(--name NAME), or delete that folder"
+            )
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        in_use = any(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"{folder} can't be written ({error}): choose another --out") from error
+    if in_use:
+        raise ValueError(f"{folder} is in use and is no run of this kind: choose another --name")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} can't be written: choose another --out")
+    return folder
+
+
+def begin(config: RunConfig, folder: Path) -> None:
+    """Marks the folder as this run's, once its inputs were found good."""
+    if not (folder / "config.json").exists():
+        files.write_json(folder / "config.json", dataclasses.asdict(config))
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The config that a run was started with.
+
+    Raises:
+        ValueError: there is none, or it has fields that this version does not know.
+    """
+    fields = files.read_json(folder / "config.json")
+    unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(RunConfig)})
+    if unknown:
+        raise ValueError(f"{folder / 'config.json'} has unknown settings: {', '.join(unknown)}")
+    return RunConfig(**fields)
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Loads the model and the text, and checks the settings against them before any work."""
+    encoder = hf.load(config.model)
+    shape = encoder.config
+    if encoder.tokenizer is None:
+        raise ValueError(f"{config.model} has no tokenizer.json, which reading text needs")
+    if config.context > shape.context:
+        raise ValueError(f"context is {config.context}; {config.model} reaches {shape.context}")
+    asked = config.site or f"L{(shape.n_layers - 1) // 2}.resid_post"
+    request = resolve(asked, shape.n_layers, encoder.sites(shape))[0]
+    if not (request.single and request.layers):
+        raise ValueError(f"site is {asked!r}: a dictionary reads one layer, e.g. 'L2.resid_post'")
+    options = {"width": config.width or 8 * shape.d_model, "k": config.k}
+    formats.VARIANTS["topk"](**options)
+    held_in, held_out = data.split(data.load_text(config.text, column=config.text_column))
+    if not held_in or not held_out:
+        raise ValueError(
+            f"{config.text} has {len(held_in) + len(held_out)} documents, too few to hold some "
+            "out: give more text"
+        )
+    tokenizer = encoder.tokenizer
+    first = _take(held_in, tokenizer, config.context, config.tokens, config.seed)
+    tokens, least = int(first.mask[:, 1:].sum()), max(config.batch, 2 * config.neighbors)
+    if tokens < least:
+        raise ValueError(
+            f"{config.text} gives {tokens} held-in tokens for a batch of {config.batch} and "
+            f"{config.neighbors} neighbours: give more text or lower --batch"
+        )
+    second = _take(held_out, tokenizer, config.context, config.held_out_tokens, config.seed)
+    site = f"L{request.layers[0]}.{request.site}"
+    return Inputs(encoder, tokenizer, site, held_out, first, second, options)
+
+
+def _take(
+    documents: list[Document], tokenizer: Tokenizer, context: int, tokens: int, seed: int
+) -> Rows:
+    """Rows of at least `tokens` tokens in a random order, or all there are."""
+    rows = data.token_rows(documents, tokenizer, context)
+    order = np.random.default_rng(seed).permutation(len(rows.tokens))
+    enough = np.cumsum(rows.mask[order, 1:].sum(1)) < tokens
+    count = min(int(enough.sum()) + 1, len(order))
+    return Rows(*(a[order[:count]] for a in rows))
+
+
+def harvest_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
+    """Harvests the residual stream of every layer over the held-in text, and the held-out text.
+
+    Kept of the held-in text: every row of the dictionary's site, and of all layers the rows of a
+    random sample of tokens, drawn before the harvest, for the geometry. Kept of the held-out
+    text: every row of the dictionary's site and where it came from.
+    """
+    sampled = _sample_tokens(inputs.held_in, config.points, config.seed)
+
+    def keep_in(part: Harvest) -> dict[str, np.ndarray]:
+        layers = part.sites[LAYERS][:, sampled[part.row, part.position]]
+        return {"activations": part.sites[inputs.site], "layers": layers.swapaxes(0, 1)}
+
+    def keep_out(part: Harvest) -> dict[str, np.ndarray]:
+        rows = {"activations": part.sites[inputs.site]}
+        return rows | {"row": part.row, "position": part.position}
+
+    fields = ("model", "text", "text_column", "context", "points", "seed")
+    meta = {"site": inputs.site} | {f: getattr(config, f) for f in fields}
+    sides = (
+        ("held in", inputs.held_in, (inputs.site, LAYERS), keep_in),
+        ("held out", inputs.held_out, (inputs.site,), keep_out),
+    )
+    for side, rows, sites, keep in sides:
+        target = folder / "activations" / side.replace(" ", "_")
+        tokens = int(rows.mask[:, 1:].sum())
+        fingerprint = meta | {"rows": len(rows.tokens), "tokens": tokens}
+        done = store.create(target, fingerprint)
+        starts = range(0, len(rows.tokens), _BATCH * _CHUNK)
+        if done >= len(starts):
+            continue
+        left = tokens - int(rows.mask[: starts[done], 1:].sum())
+        with progress(f"harvest {side} text", left, unit="tokens") as advance:
+            order = np.arange(starts[done], len(rows.tokens))
+            parts: list[dict[str, np.ndarray]] = []
+            for part in harvest(inputs.encoder, rows, sites, order=order, batch=_BATCH):
+                parts.append(keep(part))
+                advance(len(part.token))
+                if len(parts) == _CHUNK:
+                    store.write(target, done, _joined(parts))
+                    done, parts = done + 1, []
+            if parts:
+                store.write(target, done, _joined(parts))
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _sample_tokens(rows: Rows, points: int, seed: int) -> np.ndarray:
+    """A mask (rows, seq) of the tokens whose activations at all layers are kept."""
+    eligible = rows.mask.copy()
+    eligible[:, : min(_FIRST_POSITION, rows.tokens.shape[1] // 2)] = False
+    where = np.flatnonzero(eligible)
+    chosen = np.random.default_rng((seed, 1)).permutation(where)[:points]
+    sample = np.zeros(eligible.size, bool)
+    sample[chosen] = True
+    return sample.reshape(eligible.shape)
+
+
+def train_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
+    """Trains the dictionary; checkpoints on the way, metrics to `training.jsonl`."""
+    target = folder / "dictionary"
+    if (target / "dictionary.json").exists():
+        return
+    dictionary = formats.VARIANTS["topk"](**inputs.options)
+    rate = optax.schedules.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, min(200, config.steps // 10), config.steps
+    )
+    learner = train.learner(dictionary, optax.adam(rate))
+    rows = jnp.asarray(store.read(folder / "activations" / "held_in", "activations"))
+    state = jax.jit(learner.init)(jax.random.key(config.seed), rows[:: max(1, len(rows) // 8192)])
+    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+        log: list[dict] = []
+        if checkpoints.latest() is not None:
+            state, notes = checkpoints.restore(state)
+            log = notes["log"]
+        done = int(state.stats.step)
+        with progress("train dictionary", config.steps - done, unit="steps") as advance:
+            for at in train.fit(
+                learner, state, rows, steps=config.steps, batch=config.batch, seed=config.seed
+            ):
+                state = at.state
+                means = {name: round(float(v.mean()), 6) for name, v in at.info.items()}
+                log.append({"step": at.step} | means)
+                told = f"explained {means['variance_explained']:.3f}  dead {means['dead']:.3f}"
+                advance(at.step - done, told)
+                done = at.step
+                if at.step % _CHECKPOINT_EVERY == 0 and at.step < config.steps:
+                    checkpoints.save(at.step, state, {"log": log})
+    files.write_text(folder / "training.jsonl", "".join(json.dumps(line) + "\n" for line in log))
+    source = {"model": config.model, "site": inputs.site, "text": config.text, "seed": config.seed}
+    formats.save(target, "topk", inputs.options, state.params, source)
+
+
+def read_held_out(folder: Path) -> dict[str, np.ndarray]:
+    """Held-out `activations` (n, d), and the `row` and `position` (n) that each came from."""
+    target = folder / "activations" / "held_out"
+    return {name: store.read(target, name) for name in ("activations", "row", "position")}
+
+
+def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Consecutive pieces of one size (but the last), so that a jitted function compiles once."""
+    return (array[i : i + _ROWS] for i in range(0, len(array), _ROWS))
+
+
+def evaluate_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
+    """Measures the dictionary on held-out text."""
+    target = folder / "evaluation.json"
+    if target.exists():
+        return
+    dictionary, params, _ = formats.load(folder / "dictionary")
+    tokens = int(inputs.held_out.mask[:, 1:].sum())
+    sums = reconstruction.measure(dictionary, params, pieces(read_held_out(folder)["activations"]))
+    mean = (sums.mean / sums.rows).astype(np.float32)
+    losses = behaviour.cross_entropy(
+        inputs.encoder, dictionary, params, inputs.held_out, inputs.site, mean, batch=_BATCH
+    )
+    metrics = {
+        "variance_explained": sums.variance_explained(),
+        "cross_entropy_recovered": losses.recovered(),
+        "cross_entropy_recovered_over_mean": losses.recovered_over_mean(),
+        "l0": sums.l0(),
+        "dead": sums.dead(),
+        "cross_entropy": losses._asdict(),
+        "held_in_tokens": int(inputs.held_in.mask[:, 1:].sum()),
+        "held_out_tokens": tokens,
+    }
+    per_latent = {n: np.asarray(getattr(sums, n)) for n in ("fired", "mass", "energy", "peak")}
+    files.write_arrays(folder / "latents.safetensors", per_latent)
+    files.write_json(target, metrics)
+
+
+def geometry_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
+    """Estimates the intrinsic dimension of every layer."""
+    target = folder / "geometry.json"
+    if target.exists():
+        return
+    points = jnp.asarray(store.read(folder / "activations" / "held_in", "layers")).swapaxes(0, 1)
+    layers = []
+    with progress("dimension of every layer", len(points), unit="layers") as advance:
+        for index, cloud in enumerate(points):
+            layers.append(
+                {"layer_name": f"L{index}.{LAYERS}"} | dimension_of(cloud, config.neighbors)
+            )
+            advance(1)
+    files.write_json(target, {"neighbors": config.neighbors, "layers": layers})
+
+
+def dimension_of(cloud: jax.Array, neighbors: int) -> dict[str, float | int]:
+    """TwoNN and Levina-Bickel estimates of one cloud, repeated points counted once."""
+    distinct = first_occurrences(cloud)
+    found = k_nearest(cloud, neighbors, valid=distinct)
+    first = two_nn(found.distances, indices=found.indices)
+    second = levina_bickel(found.distances, k=neighbors, indices=found.indices)
+    return {
+        "two_nn": float(first.value),
+        "two_nn_error": float(first.stderr),
+        "mle": float(second.value),
+        "mle_error": float(second.stderr),
+        "points": int(distinct.sum()),
+    }

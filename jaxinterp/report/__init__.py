@@ -1,0 +1,32 @@
+from jaxinterp.report.content import (
+    Context,
+    Curve,
+    Feature,
+    Histogram,
+    LayerDimension,
+    Metric,
+    Report,
+)
+from jaxinterp.report.figures import feature_histogram, layer_profile, save_figure, training_curves
+from jaxinterp.report.json_form import from_json, to_json
+from jaxinterp.report.page import write_page
+from jaxinterp.report.terminal import print_metrics, progress
+
+__all__ = [
+    "Context",
+    "Curve",
+    "Feature",
+    "Histogram",
+    "LayerDimension",
+    "Metric",
+    "Report",
+    "feature_histogram",
+    "from_json",
+    "layer_profile",
+    "print_metrics",
+    "progress",
+    "save_figure",
+    "to_json",
+    "training_curves",
+    "write_page",
+]

@@ -1,0 +1,41 @@
+"""Every test runs on CPU with 8 virtual devices; rank promotion raises."""
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+TEXT = """The {noun} module provides functions that work on {noun} objects. Each function returns
+a new {noun} object and leaves its arguments as they were. If the {noun} is empty, a ValueError is
+raised. The default value of the size argument is {number}; a negative size means no limit.
+
+    >>> {noun}.make(size={number})
+    {noun}(size={number})
+"""
+
+
+@pytest.fixture(scope="session")
+def shipped():
+    """The embedded language model."""
+    from jaxinterp.encoders import assets, hf
+
+    return hf.load(assets.folder())
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory):
+    """A folder of small hand-written text files."""
+    folder = tmp_path_factory.mktemp("text")
+    nouns = "queue buffer stream parser table socket thread archive path array".split()
+    for i, noun in enumerate(nouns):
+        pieces = [TEXT.format(noun=noun, number=i * 7 + j) for j in range(12)]
+        (folder / f"{noun}.txt").write_text("\n\n".join(pieces))
+    return folder
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

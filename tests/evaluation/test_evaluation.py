@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxinterp import data
+from jaxinterp.activations.harvest import harvest
+from jaxinterp.dictionaries import base
+from jaxinterp.dictionaries.topk import topk
+from jaxinterp.evaluation import behaviour, features, reconstruction
+
+SITE, WIDTH, K = "L2.resid_post", 200, 5
+
+
+@pytest.fixture(scope="module")
+def setting(shipped):
+    texts = [f"The {w} module returns a new {w} object. " * 4 for w in ("queue", "array", "path")]
+    documents = [data.Document(str(i), t) for i, t in enumerate(texts)]
+    rows = data.token_rows(documents, shipped.tokenizer, 20)
+    parts = list(harvest(shipped, rows, (SITE,), batch=4))
+    x, row, position = (
+        np.concatenate(a)
+        for a in zip(*((p.sites[SITE], p.row, p.position) for p in parts), strict=True)
+    )
+    dictionary = topk(WIDTH, K)
+    params = dictionary.init(jax.random.key(0), jnp.asarray(x))
+    return rows, x, row, position, dictionary, params
+
+
+def dense_codes(dictionary, params, x):
+    return np.asarray(base.densify(dictionary.encode(params, jnp.asarray(x)), WIDTH), np.float64)
+
+
+def test_measures_equal_their_definitions_and_merge(setting):
+    _, x, _, _, dictionary, params = setting
+    z = dense_codes(dictionary, params, x)
+    x_hat = z @ np.asarray(params["decoder"], np.float64) + np.asarray(params["decoder_bias"])
+    wide = x.astype(np.float64)
+    explained = 1 - ((wide - x_hat) ** 2).sum() / ((wide - wide.mean(0)) ** 2).sum()
+    sums = reconstruction.measure(dictionary, params, [x[:30], x[30:30], x[30:]])
+    assert sums.rows == len(x)
+    assert abs(sums.variance_explained() - explained) < 1e-5
+    assert abs(sums.l0() - (z > 0).sum(1).mean()) < 1e-9
+    assert sums.dead() == (~(z > 0).any(0)).mean()
+    np.testing.assert_allclose(sums.energy, (z**2).sum(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sums.peak, z.max(0), rtol=1e-5)
+    with pytest.raises(ValueError, match="no activation rows"):
+        reconstruction.measure(dictionary, params, [])
+
+
+def stand_in(decode):
+    """A dictionary whose codes are the activations themselves."""
+    nothing = topk(8, 2)
+    return nothing._replace(encode=lambda params, x: x, decode=lambda params, codes: decode(codes))
+
+
+def test_cross_entropy_of_perfect_and_of_empty_reconstructions(shipped, setting):
+    rows, x, *_ = setting
+    mean = x.mean(0)
+    whole = behaviour.cross_entropy(shipped, stand_in(lambda z: z), None, rows, SITE, mean)
+    nothing = behaviour.cross_entropy(shipped, stand_in(jnp.zeros_like), None, rows, SITE, mean)
+    assert abs(whole.recovered() - 1) < 1e-5
+    assert abs(whole.recovered_over_mean() - 1) < 1e-5
+    assert nothing.recovered() == 0
+    assert whole.clean < whole.mean_ablated
+    assert whole.clean < whole.ablated
+    tokens, mask = jnp.asarray(rows.tokens), jnp.asarray(rows.mask)
+    logits, _ = shipped.forward(shipped.params, shipped.config, tokens, mask=mask)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
+    assert (
+        abs(float((losses * rows.mask[:, 1:]).sum() / rows.mask[:, 1:].sum()) - whole.clean) < 1e-4
+    )
+
+
+def test_top_rows_equal_a_search_of_everything(setting):
+    rows, x, row, position, dictionary, params = setting
+    z = dense_codes(dictionary, params, x)
+    batches = ((x[i : i + 17], row[i : i + 17], position[i : i + 17]) for i in range(0, len(x), 17))
+    best = features.top_rows(dictionary, params, batches, 4)
+    for latent in range(WIDTH):
+        per_row = {r: z[row == r, latent].max() for r in np.unique(row)}
+        expected = sorted((v for v in per_row.values() if v > 0), reverse=True)[:4]
+        got = best.values[latent][best.values[latent] > 0]
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+        for value, r, p in zip(
+            best.values[latent], best.rows[latent], best.positions[latent], strict=True
+        ):
+            if value > 0:
+                there = z[(row == r) & (position == p), latent]
+                np.testing.assert_allclose(there, value, rtol=1e-4)
+
+
+def test_activations_along_rows_equal_the_codes(shipped, setting):
+    rows, x, row, position, dictionary, params = setting
+    z = dense_codes(dictionary, params, x)
+    latents = np.asarray([int(z[row == r].max(0).argmax()) for r in (0, 2, 2, 1)])
+    which = np.asarray([0, 2, 2, 1])
+    along = features.row_activations(
+        shipped, dictionary, params, rows, SITE, latents, which, batch=2
+    )
+    for i, (latent, r) in enumerate(zip(latents, which, strict=True)):
+        expected = np.zeros(rows.tokens.shape[1])
+        expected[position[row == r]] = z[row == r, latent]
+        np.testing.assert_allclose(along[i], expected, atol=1e-4)
+
+
+def test_histograms_count_every_activation(setting):
+    _, x, _, _, dictionary, params = setting
+    z = dense_codes(dictionary, params, x)
+    counts = features.histograms(dictionary, params, [x[:40], x[40:]], z.max(0), bins=8)
+    np.testing.assert_array_equal(counts.sum(1), (z > 0).sum(0))
+    busiest = int((z > 0).sum(0).argmax())
+    values = z[:, busiest][z[:, busiest] > 0]
+    expected = np.histogram(values, bins=8, range=(0, z[:, busiest].max()))[0]
+    assert (
+        np.abs(counts[busiest] - expected).sum() <= 2
+    )  # a value on a bin edge may fall either side
+
+
+def test_direct_logits_are_what_a_direction_adds_to_the_logits(shipped):
+    """With the norm's scale frozen, adding a direction adds its direct logits."""
+    config, params = shipped.config, shipped.params
+    direction = jax.random.normal(jax.random.key(3), (1, config.d_model))
+    up, up_ids, down, down_ids = features.direct_logits(shipped, direction, n=5)
+    embedding = np.asarray(params["embed"]["tokens"], np.float64)
+    logits = embedding @ (
+        np.asarray(direction[0], np.float64) * np.asarray(params["ln_final"]["scale"])
+    )
+    logits -= logits.mean()
+    order = np.argsort(-logits)
+    assert up_ids[0].tolist() == order[:5].tolist()
+    assert down_ids[0].tolist() == order[::-1][:5].tolist()
+    np.testing.assert_allclose(up[0], logits[order[:5]], rtol=1e-4)
+    np.testing.assert_allclose(down[0], logits[order[::-1][:5]], rtol=1e-4)

@@ -1,0 +1,164 @@
+"""Exact values, degenerate data and errors of the estimators that read distances."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from jaxinterp import geometry
+
+KEY = jax.random.key(0)
+ESTIMATORS = {
+    "two_nn": geometry.two_nn,
+    "line": functools.partial(geometry.two_nn, method="line"),
+    "censored": functools.partial(geometry.two_nn, method="censored"),
+    "hill": geometry.levina_bickel,
+    "mean": functools.partial(geometry.levina_bickel, pooling="mean"),
+    "median": functools.partial(geometry.levina_bickel, pooling="median"),
+    "moments": geometry.method_of_moments,
+    "mada": geometry.mada,
+    "gride": functools.partial(geometry.gride, n1=3),
+    "mind": geometry.mind,
+    "binomial": functools.partial(geometry.binomial, k=12, ratio=0.8),
+}
+
+
+def model_distances(dimension, number=20000, k=12):
+    """Distances exactly as the models suppose: a Poisson process around every point."""
+    steps = jax.random.exponential(KEY, (number, k))
+    return jnp.cumsum(steps, axis=1) ** (1 / dimension)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("dimension", [0.7, 3.0, 40.0])
+def test_unbiased_under_the_model(name, dimension):
+    if name == "binomial" and dimension == 40.0:
+        pytest.skip("0.8^40 of 11 neighbours: no inner ball is occupied")
+    estimate = ESTIMATORS[name](model_distances(dimension))
+    # Means of inverse gamma variables are too high by a known factor; medians and moments nearly.
+    factor = {"mean": 11 / 10, "median": 11 / 10.67}.get(name, 1.0)
+    slack = 0.3 if name in {"moments", "mada"} else 0.01
+    assert abs(float(estimate.value) / dimension / factor - 1) < slack + 4 * float(
+        estimate.stderr / estimate.value
+    )
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_scale_permutation_jit_and_vmap(name):
+    estimate, distances = ESTIMATORS[name], model_distances(4.0, 500)
+    value = estimate(distances).value
+    np.testing.assert_allclose(estimate(1e6 * distances).value, value, rtol=1e-5)
+    np.testing.assert_allclose(estimate(1e-6 * distances).value, value, rtol=1e-5)
+    np.testing.assert_allclose(estimate(distances[::-1]).value, value, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(estimate)(distances).value, value, rtol=1e-6)
+    stack = jnp.stack([distances, distances[:, :] ** 0.5])
+    many = jax.vmap(estimate)(stack).value
+    np.testing.assert_allclose(many, [value, estimate(stack[1]).value], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_zero_and_missing_distances_are_left_out(name):
+    estimate, distances = ESTIMATORS[name], model_distances(4.0, 500)
+    spoiled = distances.at[:40].set(0.0).at[40:60].set(jnp.inf)
+    expected = estimate(distances[60:])
+    found = estimate(spoiled)
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
+    np.testing.assert_allclose(found.stderr, expected.stderr, rtol=1e-4)
+    assert found.n_used == expected.n_used
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_nothing_to_estimate(name):
+    found = ESTIMATORS[name](jnp.zeros((30, 12)))
+    assert found.value == 0
+    assert jnp.isinf(found.stderr)
+    assert found.n_used == 0
+
+
+@pytest.mark.parametrize("name", ["two_nn", "hill", "moments", "mada"])
+def test_equal_distances_are_an_infinite_dimension(name):
+    found = ESTIMATORS[name](jnp.ones((30, 12)))
+    assert jnp.isinf(found.value)
+    assert jnp.isinf(found.stderr)
+
+
+@pytest.mark.parametrize("name", ["two_nn", "hill", "gride", "mind"])
+def test_gradient(name):
+    estimate, distances = ESTIMATORS[name], model_distances(4.0, 200)
+    direction = distances * jax.random.normal(jax.random.key(1), distances.shape) * 0.1
+
+    @jax.jit
+    def value(step):
+        return estimate(distances + step * direction).value
+
+    slope = jax.jvp(value, (0.0,), (1.0,))[1]
+    numeric = (value(1e-3) - value(-1e-3)) / 2e-3
+    np.testing.assert_allclose(slope, numeric, rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("distances", "message"),
+    [
+        (-jnp.ones((5, 12)), "non-negative"),
+        (jnp.full((5, 12), jnp.nan), "NaN"),
+        (jnp.arange(60.0).reshape(5, 12)[:, ::-1], "ascend"),
+    ],
+)
+def test_bad_distances(name, distances, message):
+    with pytest.raises(ValueError, match=message):
+        ESTIMATORS[name](distances)
+
+
+def test_bad_options():
+    distances = model_distances(2.0, 20)
+    for call, message in [
+        (lambda: geometry.two_nn(distances[:, :1]), "2 neighbours, got 1"),
+        (lambda: geometry.two_nn(distances, discard=1.0), "got 1.0"),
+        (lambda: geometry.levina_bickel(distances, k=0), "got 0"),
+        (lambda: geometry.levina_bickel(distances, k=30), "30 neighbours"),
+        (lambda: geometry.gride(distances, n1=4, n2=4), "n2=4"),
+        (lambda: geometry.mada(distances, k=1), "k=1"),
+        (lambda: geometry.binomial(distances, k=5, ratio=1.0), "got 1.0"),
+        (lambda: geometry.mind(distances, k=0), "got 0"),
+        (lambda: geometry.method_of_moments(distances, k=1), "got 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
+        geometry.two_nn(jnp.ones(5))
+
+
+def test_ladder_sees_the_scale_of_noise():
+    line = jnp.linspace(0, 1, 2000)[:, None] * jnp.asarray([[1.0, 0.0, 0.0]])
+    points = line + 1e-3 * jax.random.normal(KEY, (2000, 3))
+    scan = geometry.gride_ladder(geometry.k_nearest(points, 128).distances)
+    assert scan.values[0] > 2.2
+    assert scan.values[-1] < 1.15
+    assert jnp.all(jnp.diff(scan.radii) > 0)
+
+
+def test_decimation_sees_the_scale_of_noise():
+    line = jax.random.uniform(KEY, (1600, 1)) * jnp.asarray([[1.0, 0.0]])
+    points = line + 7e-4 * jax.random.normal(KEY, (1600, 2))
+    scan = geometry.decimation(points, jax.random.key(1))
+    assert scan.scales[0] == 1600
+    assert scan.values[0] > 1.5
+    assert scan.values[-1] < 1.2
+    assert jnp.all(scan.stderrs < 0.2)
+    with pytest.raises(ValueError, match="fewer than"):
+        geometry.decimation(points[:50], KEY)
+
+
+def test_profile_is_a_loop():
+    clouds = jax.random.normal(KEY, (2, 2, 200, 3))
+
+    def estimate(points):
+        return geometry.two_nn(geometry.k_nearest(points, 2).distances)
+
+    many = geometry.profile(estimate, clouds)
+    assert many.value.shape == (2, 2)
+    np.testing.assert_allclose(many.value[1, 0], estimate(clouds[1, 0]).value, rtol=1e-6)

@@ -1,0 +1,139 @@
+"""Ground truths of the estimators that have no usable peer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinterp import geometry
+from jaxinterp.geometry.dimension.fisher_separability import lambert_w
+from jaxinterp.geometry.dimension.root import positive_root
+from jaxinterp.geometry.eigenvalues import symmetric_eigenvalues
+
+KEY = jax.random.key(0)
+
+
+def uniform(number, dimension):
+    return jax.random.uniform(jax.random.key(dimension), (number, dimension))
+
+
+def test_root_and_its_derivative():
+    root = jax.jit(lambda a: positive_root(lambda x: a - x**3, a))
+    np.testing.assert_allclose(root(jnp.asarray(8.0)), 2.0, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(root)(jnp.asarray(8.0)), 1 / 12, rtol=1e-4)
+    np.testing.assert_allclose(jax.vmap(root)(jnp.asarray([1.0, 1e6])), [1.0, 100.0], rtol=1e-5)
+
+
+def test_lambert_w():
+    w = jnp.asarray([1e-3, 0.3, 1.0, 10.0, 60.0])
+    np.testing.assert_allclose(lambert_w(w * jnp.exp(w)), w, rtol=1e-5)
+
+
+def test_eigenvalues_and_their_gradient():
+    factor = jax.random.normal(KEY, (5, 12, 9))
+    matrices = jnp.matmul(factor, factor.swapaxes(1, 2), precision="highest")
+    exact = np.linalg.eigvalsh(np.asarray(matrices, np.float64))
+    values = symmetric_eigenvalues(matrices)
+    np.testing.assert_allclose(values, exact, atol=3e-6 * exact.max())
+    grad = jax.grad(lambda m: jnp.sum(symmetric_eigenvalues(m)[:, -1] ** 2))(matrices)
+    top = np.linalg.eigh(np.asarray(matrices, np.float64))[1][:, :, -1]
+    expected = 2 * exact[:, -1, None, None] * top[:, :, None] * top[:, None, :]
+    np.testing.assert_allclose(grad, expected, atol=1e-3 * np.abs(expected).max())
+    assert jnp.array_equal(symmetric_eigenvalues(jnp.ones((2, 1, 1))), jnp.ones((2, 1)))
+
+
+def test_heterogeneous_segments_a_union():
+    line = jnp.zeros((300, 8)).at[:, 0].set(3 * uniform(300, 1)[:, 0])
+    box = jnp.zeros((300, 8)).at[:, 1:6].set(uniform(300, 5) + 2)
+    found = geometry.k_nearest(jnp.concatenate([line, box]), 16)
+    mixture = geometry.heterogeneous_dimension(found.distances, found.indices)
+    assert 0.9 < mixture.dimensions[0] < 1.2
+    assert 4.0 < mixture.dimensions[1] < 5.4
+    assert jnp.mean(mixture.membership[:300, 0] > 0.5) > 0.97
+    assert jnp.mean(mixture.membership[300:, 1] > 0.5) > 0.97
+    assert mixture.change < 1e-4
+    local = geometry.levina_bickel(found.distances).per_point
+    assert 0.9 < jnp.median(local[:300]) < 1.2
+    assert 4.0 < jnp.median(local[300:]) < 5.4
+
+
+def test_danco_is_not_capped_at_k():
+    balls = geometry.ball_statistics(KEY, number=700, largest=14)
+    points = jnp.pad(uniform(700, 12), ((0, 0), (0, 3)))
+    assert abs(int(geometry.danco(points, balls).value) - 12) <= 1
+
+
+@pytest.mark.parametrize("dimension", [3])
+def test_graph_and_extrapolated_and_skewness(dimension):
+    points = uniform(800, dimension)
+    graph = geometry.knn_graph_dimension(points, KEY)
+    assert abs(float(graph.value) / dimension - 1) < 0.15
+    limit = geometry.extrapolated_likelihood(points, KEY)
+    assert abs(float(limit.value) - dimension) < 0.1 * dimension + 3 * float(limit.stderr)
+    indices = geometry.k_nearest(points, 60).indices
+    projected = geometry.expected_simplex_skewness(points, indices, version="b")
+    assert abs(float(projected.value) / dimension - 1) < 0.1
+    angles = geometry.angle_based(points, indices)
+    assert abs(float(angles.value) / dimension - 1) < 0.15
+
+
+def test_magnitude():
+    # Points far apart count one each; points close together count as one.
+    distances = geometry.distance_matrix(uniform(300, 2))
+    result = geometry.magnitude_dimension(distances, jnp.geomspace(1e-2, 1e4, 30))
+    np.testing.assert_allclose(result.magnitudes[-1], 300, rtol=1e-3)
+    np.testing.assert_allclose(result.magnitudes[0], 1, atol=0.02)
+    assert 1.3 < result.value < 2.0
+    logs = jnp.log(result.magnitudes)
+    numeric = (logs[2:] - logs[:-2]) / (2 * jnp.log(1e6) / 29)
+    np.testing.assert_allclose(result.slopes[1:-1], numeric, atol=0.12)
+
+
+def test_lattice_against_the_euclidean_limit():
+    points = jax.random.randint(KEY, (1500, 2), 0, 60)
+    result = geometry.lattice_dimension(points, inner=3, outer=6)
+    assert abs(float(result.value) - 2) < 0.2
+    # Many points a site: others on a point's own site must be counted.
+    line = points.at[:, 1].set(0)
+    assert abs(float(geometry.lattice_dimension(line, inner=2, outer=4).value) - 1) < 0.06
+    with pytest.raises(ValueError, match="got 3, 3"):
+        geometry.lattice_dimension(points, inner=3, outer=3)
+
+
+def test_soft_dimension_orders_and_differentiates():
+    values = [
+        float(geometry.soft_dimension(geometry.distance_matrix(uniform(400, d))).value)
+        for d in (1, 2, 4)
+    ]
+    assert abs(values[0] - 1) < 0.12
+    assert abs(values[1] - 2) < 0.25
+    assert 3 < values[2] < 4.3
+
+    @jax.jit
+    def dimension(points):
+        return geometry.soft_dimension(geometry.distance_matrix(points)).value
+
+    points = jax.random.normal(KEY, (100, 6))
+    grad = jax.grad(dimension)(points)
+    # Scale-invariant to rounding: the gradient is orthogonal to the points.
+    assert abs(float(jnp.sum(grad * points))) < 1e-4 * float(jnp.linalg.norm(grad)) * 25
+    direction = grad / jnp.linalg.norm(grad)
+    slope = (dimension(points + 0.02 * direction) - dimension(points - 0.02 * direction)) / 0.04
+    np.testing.assert_allclose(slope, jnp.linalg.norm(grad), rtol=2e-2)
+    with pytest.raises(ValueError, match="neighbors"):
+        geometry.soft_dimension(jnp.zeros((5, 5)))
+
+
+def test_soft_dimension_of_duplicates_has_finite_gradient():
+    points = jnp.concatenate([jnp.zeros((5, 2)), jax.random.normal(KEY, (30, 2))])
+    grad = jax.grad(lambda p: geometry.soft_dimension(geometry.distance_matrix(p)).value)(points)
+    assert jnp.all(jnp.isfinite(grad))
+
+
+def test_parallel_analysis_finds_three_factors():
+    loadings = jnp.kron(jnp.eye(3), jnp.ones((1, 6)))
+    factors = jax.random.normal(KEY, (500, 3)) @ loadings
+    points = factors + jax.random.normal(jax.random.key(2), (500, 18))
+    assert geometry.parallel_analysis(points, KEY, permutations=20) == 3
+    noise = points[:, :18] - factors
+    assert geometry.parallel_analysis(noise, KEY, permutations=20) <= 1

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinterp.geometry import k_nearest, k_nearest_sharded
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+@pytest.mark.parametrize(
+    ("points", "k"),
+    [
+        (jax.random.normal(KEY, (800, 16)) + 40, 10),
+        (jax.random.randint(KEY, (1600, 3), 0, 9).astype(jnp.float32), 12),  # ties and duplicates
+        (jax.random.normal(KEY, (64, 5)), 20),  # more neighbours than a device has rows
+        (jax.random.normal(KEY, (16384, 4)), 3),  # two-stage selection on every device
+    ],
+)
+def test_equals_one_device(mesh, points, k):
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    sharded = k_nearest_sharded(jax.device_put(points, rows), k, mesh=mesh, axis="data")
+    single = k_nearest(points, k)
+    assert jnp.array_equal(sharded.indices, single.indices)
+    assert jnp.array_equal(sharded.duplicates, single.duplicates)
+    np.testing.assert_allclose(sharded.distances, single.distances, rtol=1e-6)
+    assert sharded.indices.sharding.is_equivalent_to(rows, 2)
+
+
+def test_masked_padding(mesh):
+    points = jax.random.normal(KEY, (100, 3))
+    padded = jnp.concatenate([points, jnp.zeros((4, 3))])
+    found = k_nearest_sharded(padded, 5, mesh=mesh, axis="data", valid=jnp.arange(104) < 100)
+    assert jnp.array_equal(found.indices[:100], k_nearest(points, 5).indices)
+    assert jnp.all(jnp.isinf(found.distances[100:]))
+
+
+def test_cosine(mesh):
+    points = jax.random.normal(KEY, (160, 6))
+    found = k_nearest_sharded(points, 5, mesh=mesh, axis="data", metric="cosine")
+    assert jnp.array_equal(found.indices, k_nearest(points, 5, metric="cosine").indices)
+
+
+def test_rows_must_divide(mesh):
+    with pytest.raises(ValueError, match="pad them to 104"):
+        k_nearest_sharded(jnp.zeros((100, 3)), 5, mesh=mesh, axis="data")

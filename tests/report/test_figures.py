@@ -1,0 +1,71 @@
+import dataclasses
+
+import matplotlib
+import pytest
+
+from jaxinterp.report import (
+    Curve,
+    Feature,
+    LayerDimension,
+    feature_histogram,
+    layer_profile,
+    save_figure,
+    training_curves,
+)
+
+
+def figures(report):
+    return {
+        "profile": layer_profile(report.profile),
+        "curves": training_curves(report.curve),
+        "histogram": feature_histogram(report.features[0]),
+    }
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_same_bytes_each_time(report, tmp_path, suffix):
+    salt = matplotlib.rcParams["svg.hashsalt"]
+    for run in ("a", "b"):
+        for name, figure in figures(report).items():
+            save_figure(figure, tmp_path / f"{name}_{run}{suffix}")
+    for name in ("profile", "curves", "histogram"):
+        first, second = ((tmp_path / f"{name}_{run}{suffix}").read_bytes() for run in "ab")
+        assert first == second
+        assert len(first) > 1000
+    assert len(list(tmp_path.iterdir())) == 6, "nothing temporary is left"
+    assert matplotlib.rcParams["svg.hashsalt"] == salt
+
+
+def test_what_is_drawn(report):
+    shown = figures(report)
+    axes = shown["profile"].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["embed", "0"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("layer", "intrinsic dimension")
+    assert [text.get_text() for text in shown["profile"].legends[0].get_texts()] == ["TwoNN", "MLE"]
+    loss, variance, _ = shown["curves"].axes
+    assert loss.get_yscale() == "log"
+    assert "(log)" in loss.get_title("left")
+    assert variance.get_yscale() == "linear"
+
+
+def test_nothing_to_draw(tmp_path):
+    feature = Feature(0, 0.0, 0.0, None)
+    unknown = LayerDimension("0", None, None, float("nan"), None, 3)
+    empty = (layer_profile(()), layer_profile((unknown,)), training_curves(Curve()))
+    lone = training_curves(Curve((5,), {"loss": (1.0,), "gap": (None,)}))
+    for i, figure in enumerate((*empty, lone, feature_histogram(feature))):
+        save_figure(figure, tmp_path / f"{i}.png")
+
+
+def test_many_layers_with_long_names(report, tmp_path):
+    layers = [
+        dataclasses.replace(report.profile[0], layer_name=f"blocks.{i}.hook_resid_post")
+        for i in range(32)
+    ]
+    save_figure(layer_profile(layers), tmp_path / "a.png")
+
+
+def test_unknown_suffix(report, tmp_path):
+    with pytest.raises(ValueError, match="written as .png or .svg, not '.gif'"):
+        save_figure(layer_profile(report.profile), tmp_path / "a.gif")
+    assert not list(tmp_path.iterdir())

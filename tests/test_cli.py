@@ -1,0 +1,253 @@
+"""The command line as a user meets it: whole runs on little text, and every kind of bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxinterp import cli, pipeline
+from jaxinterp.config import RunConfig
+from jaxinterp.dictionaries import formats
+from jaxinterp.encoders import assets
+
+SMALL = (
+    "--tokens 1500 --held-out-tokens 300 --context 32 --width 64 --k 4 --steps 60 --batch 128 "
+    "--points 200 --neighbors 5 --features 6 --contexts 3"
+).split()
+
+
+def call(capsys, *arguments):
+    """Runs the command in this process: exit code and standard error."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(a) for a in arguments])
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, text_folder):
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", "--name", "first", "--out", str(out), "--text", str(text_folder), *SMALL])
+    assert stop.value.code == 0
+    return out
+
+
+def test_a_run_leaves_everything_it_promises(finished):
+    folder = finished / "first"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["l0"] <= 4
+    assert 0 < metrics["variance_explained"] < 1
+    assert metrics["held_in_tokens"] >= 1500
+    assert len(metrics["geometry"]["layers"]) == 6
+    assert all(layer["two_nn_error"] > 0 for layer in metrics["geometry"]["layers"])
+    dictionary, _, header = formats.load(folder / "dictionary")
+    assert dictionary.width == 64
+    assert header["source"]["site"] == "L2.resid_post"
+    page = (folder / "report.html").read_text()
+    assert len(page) > 20_000
+    for figure in ("layer_profile.png", "training.png"):
+        assert (folder / "figures" / figure).read_bytes()[:4] == b"\x89PNG"
+    leftovers = [p.name for p in folder.rglob("*") if p.name.startswith(".")]
+    assert leftovers == []
+
+
+def test_the_same_command_again_finds_its_results(finished, text_folder, capsys):
+    folder = finished / "first"
+    before = (folder / "dictionary" / "dictionary.safetensors").stat().st_mtime_ns
+    arguments = ["demo", "--name", "first", "--out", finished, "--text", text_folder, *SMALL]
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    assert "variance explained" in out
+    assert (folder / "dictionary" / "dictionary.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_rerun_is_bit_equal(finished, text_folder, capsys):
+    arguments = ["demo", "--name", "second", "--out", finished, "--text", text_folder, *SMALL]
+    assert call(capsys, *arguments)[0] == 0
+    for name in ("metrics.json", "dictionary/dictionary.safetensors", "figures/training.png"):
+        one, two = (finished / run / name for run in ("first", "second"))
+        assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_report_alone_writes_the_page_again(finished, capsys):
+    page = finished / "first" / "report.html"
+    whole = page.read_bytes()
+    page.unlink()
+    assert call(capsys, "report", "--name", "first", "--out", finished)[0] == 0
+    assert page.read_bytes() == whole
+
+
+def test_train_and_geometry_are_parts_of_the_job(finished, text_folder, capsys):
+    rest = ["--out", finished, "--text", text_folder, *SMALL]
+    code, out, _ = call(capsys, "geometry", "--name", "parts", *rest)
+    assert code == 0
+    assert out.count("resid_post") == 6
+    code, out, _ = call(capsys, "train", "--name", "parts", *rest)
+    assert code == 0
+    assert '"variance_explained"' in out
+    same = "activations/held_in/chunk-00000.safetensors"
+    assert (finished / "parts" / same).read_bytes() == (finished / "first" / same).read_bytes()
+
+
+@pytest.mark.parametrize("when", ["harvest", "train dictionary"])
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(
+    finished, text_folder, tmp_path, when
+):
+    """Interrupted like Ctrl-C at a stage; then the same command goes on to the same bytes."""
+    command = [sys.executable, "-m", "jaxinterp", "demo", "--name", "first", "--out", str(tmp_path)]
+    command += ["--text", str(text_folder), *SMALL]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith(when):
+            break
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in rest
+    assert "Traceback" not in rest
+    assert not (tmp_path / "first" / "metrics.json").exists()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    resumed = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    unbroken = json.loads((finished / "first" / "metrics.json").read_text())
+    assert resumed["l0"] == pytest.approx(unbroken["l0"], rel=1e-5)
+    assert resumed["variance_explained"] == pytest.approx(unbroken["variance_explained"], rel=1e-4)
+
+
+@pytest.fixture
+def broken_model(tmp_path):
+    """A copy of the shipped model to damage."""
+    return shutil.copytree(
+        assets.folder(), tmp_path / "model", ignore=shutil.ignore_patterns("*.py")
+    )
+
+
+def bad_input_cases():
+    def truncated(tmp, model):
+        file = model / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:100_000])
+        return ["--model", model]
+
+    def wrong_config(tmp, model):
+        (model / "config.json").write_text("not json")
+        return ["--model", model]
+
+    def other_architecture(tmp, model):
+        (model / "config.json").write_text('{"model_type": "mystery"}')
+        return ["--model", model]
+
+    def empty_text(tmp, model):
+        (tmp / "empty.txt").write_text("")
+        return ["--text", tmp / "empty.txt"]
+
+    def latin_text(tmp, model):
+        (tmp / "latin.txt").write_bytes("d\u00e9j\u00e0 vu".encode("latin1"))
+        return ["--text", tmp / "latin.txt"]
+
+    def one_document(tmp, model):
+        (tmp / "short.txt").write_text("a few words")
+        return ["--text", tmp / "short.txt"]
+
+    return {
+        "missing model": (lambda tmp, model: ["--model", tmp / "none"], "no such model folder"),
+        "truncated safetensors": (truncated, "truncated"),
+        "config is no JSON": (wrong_config, "config.json can't be read as JSON"),
+        "unknown architecture": (other_architecture, "unknown model_type 'mystery'"),
+        "empty text": (empty_text, "empty.txt is empty"),
+        "not UTF-8": (latin_text, "latin.txt is not UTF-8"),
+        "too little text": (one_document, "too few to hold some out"),
+        "missing text": (lambda tmp, model: ["--text", tmp / "x.txt"], "no such file"),
+        "unknown site": (
+            lambda tmp, model: ["--site", "L2.resid_pots"],
+            "did you mean 'resid_post'",
+        ),
+        "unknown layer": (lambda tmp, model: ["--site", "L9.resid_post"], "this model has 0..5"),
+        "several layers": (lambda tmp, model: ["--site", "resid_post"], "reads one layer"),
+        "k above width": (lambda tmp, model: ["--k", "65"], "k is 65 with a width of 64"),
+        "few points": (lambda tmp, model: ["--points", "5"], "5 points for 5 neighbours"),
+        "context": (lambda tmp, model: ["--context", "9999"], "reaches 256"),
+        "negative": (lambda tmp, model: ["--steps", "0"], "steps is 0"),
+    }
+
+
+@pytest.mark.parametrize("case", bad_input_cases())
+def test_bad_input_gives_one_message_and_code_2(case, tmp_path, broken_model, text_folder, capsys):
+    make, message = bad_input_cases()[case]
+    settings = ["--text", text_folder, *SMALL, *make(tmp_path, broken_model)]
+    code, _, err = call(capsys, "demo", "--name", "bad", "--out", tmp_path / "out", *settings)
+    assert code == 2
+    assert message in err
+    assert err.strip().count("\n") == 0
+    assert err.startswith("error: ")
+    assert list((tmp_path / "out").rglob("*.*")) == []  # nothing half-written
+
+
+def test_a_folder_of_another_run_is_refused(finished, text_folder, capsys):
+    arguments = ["demo", "--name", "first", "--out", finished, "--text", text_folder, *SMALL]
+    code, _, err = call(capsys, *arguments, "--seed", "1")
+    assert code == 2
+    assert "seed: 0 there, 1 now" in err
+    (finished / "taken").mkdir()
+    (finished / "taken" / "thesis.tex").write_text("precious")
+    code, _, err = call(capsys, "demo", "--name", "taken", "--out", finished)
+    assert code == 2
+    assert "in use" in err
+    assert (finished / "taken" / "thesis.tex").read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, _, err = call(capsys, "demo", "--out", tmp_path / "file")
+    assert code == 2
+    assert "can't be written" in err
+
+
+def test_fewer_tokens_than_a_batch(tmp_path, text_folder, capsys):
+    settings = ["--text", text_folder, *SMALL, "--batch", "100000"]
+    code, _, err = call(capsys, "demo", "--name", "big", "--out", tmp_path, *settings)
+    assert code == 2
+    assert "for a batch of 100000" in err
+
+
+def test_report_needs_a_finished_run(tmp_path, capsys):
+    code, _, err = call(capsys, "report", "--name", "none", "--out", tmp_path)
+    assert code == 2
+    assert "jaxinterp demo --name none" in err
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_teaches_with_examples(command, capsys):
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"jaxinterp {command} --name" in out
+    assert "latents kept per token" in out
+
+
+def test_an_unknown_option_gives_code_2_and_the_nearest_one(capsys):
+    code, _, err = call(capsys, "demo", "--stepz", "5")
+    assert code == 2
+    assert "--steps" in err
+
+
+def test_config_survives_json(tmp_path):
+    config = RunConfig(out=str(tmp_path), name="a", k=7, learning_rate=3e-4)
+    folder = pipeline.open_run(config)
+    pipeline.begin(config, folder)
+    assert pipeline.read_config(folder) == config
+
+
+def test_sampled_tokens_are_real_and_as_many_as_asked(shipped, text_folder):
+    config = RunConfig(text=str(text_folder), tokens=1500, context=32, width=64, batch=128)
+    inputs = pipeline.load_inputs(config)
+    sample = pipeline._sample_tokens(inputs.held_in, 100, 0)
+    assert sample.sum() == 100
+    assert not (sample & ~inputs.held_in.mask).any()
+    assert not sample[:, :16].any()
+    assert np.array_equal(sample, pipeline._sample_tokens(inputs.held_in, 100, 0))

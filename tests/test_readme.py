@@ -1,0 +1,39 @@
+"""Every Python block of the README runs, in order, in one namespace."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_python_blocks_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert blocks
+    namespace: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "variance explained" in printed
+
+
+def test_files_that_the_readme_names_are_there():
+    text = README.read_text()
+    named = re.findall(r"`((?:experiments|configs|jaxinterp|tests|tpu_scripts)/[\w/.]+)`", text)
+    named += re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert named
+    for name in named:
+        assert (README.parent / name).exists(), name
+
+
+@pytest.mark.parametrize("name", re.findall(r"`(jaxinterp\.[\w.]+)`", README.read_text()))
+def test_names_in_the_readme_exist(name):
+    import importlib
+
+    module, _, attribute = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        assert hasattr(importlib.import_module(module), attribute), name

@@ -21,7 +21,6 @@ from rich.table import Table
 
 from configs.inspect_model import InspectModel
 from jaxinterp import encoders
-from jaxinterp.encoders import assets
 from jaxinterp.encoders.sites import BLOCK_SITES, OUTER_SITES
 from jaxinterp.report import save_figure
 
@@ -107,7 +106,7 @@ def lens_figure(best: np.ndarray, chance: np.ndarray, labels: list[str], say) ->
 
 
 def main(config: InspectModel) -> None:
-    encoder = encoders.load(assets.folder() if config.model == "tiny" else config.model)
+    encoder = encoders.load(config.model)
     inputs = example(encoder, config.text)
     console = Console()
     console.print(site_table(encoder, inputs))

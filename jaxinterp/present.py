@@ -108,10 +108,10 @@ def present(config: RunConfig, inputs: Inputs, folder: Path) -> Report:
 
 def _curve(folder: Path) -> Curve:
     lines = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
-    shown = ("variance_explained", "dead")
+    shown = {"variance explained": "variance_explained", "dead latents (share)": "dead"}
     return Curve(
         step=tuple(line["step"] for line in lines),
-        series={name: tuple(line[name] for line in lines) for name in shown},
+        series={words: tuple(line[name] for line in lines) for words, name in shown.items()},
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, SupportsInt
 
 from jaxinterp.encoders.weights import read_json
 from jaxinterp.tokenize import FastTokenizer, Tokenizer, load_tokenizer
@@ -32,7 +32,7 @@ class SlowTokenizer(NamedTuple):
         """Token ids of each text, without special tokens."""
         return self.backend(list(texts), add_special_tokens=False)["input_ids"]
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
+    def pieces(self, ids: Iterable[SupportsInt]) -> list[str]:
         """The text of each token on its own."""
         return [self.backend.decode([int(i)]) for i in ids]
 
@@ -64,7 +64,7 @@ def find_tokenizer(folder: str | Path) -> Tokenizer | None:
     if bos is None:
         raise ValueError(f"{folder}: its tokenizer has no token to start a row with")
     pad = _first(backend.pad_token_id, backend.eos_token_id, bos)
-    return cast(Tokenizer, SlowTokenizer(backend, bos, pad))
+    return SlowTokenizer(backend, bos, pad)
 
 
 def _fast(folder: Path) -> Tokenizer:
@@ -80,8 +80,8 @@ def _fast(folder: Path) -> Tokenizer:
     ids = {k: backend.token_to_id(t) if (t := text(f"{k}_token")) else None for k in _SPECIAL}
     bos = _first(ids["bos"], ids["cls"], ids["eos"])
     if bos is None:
-        return cast(Tokenizer, load_tokenizer(folder))
-    return cast(Tokenizer, FastTokenizer(backend, bos, _first(ids["pad"], ids["eos"], bos)))
+        return load_tokenizer(folder)
+    return FastTokenizer(backend, bos, _first(ids["pad"], ids["eos"], bos))
 
 
 _SPECIAL = ("bos", "cls", "eos", "pad")

@@ -64,7 +64,7 @@ function curveChart(name, step, values, isLog, onPoint) {
     const pad = isLog || high === low ? Math.abs(high) * 0.05 || 1 : (high - low) * 0.05;
     const y = isLog
       ? logarithmic(low, high, box.bottom - 4, box.top)
-      : linear(low === high ? low - pad : low, high + (low === high ? pad : 0), box.bottom - 4, box.top);
+      : linear(low === high && low !== 0 ? low - pad : low, high + (low === high ? pad : 0), box.bottom - 4, box.top);
     const x = linear(step[0], step.at(-1), box.left, box.right);
     axes(svg, box, y, "", "step");
     numericTicks(svg, box, x, Math.floor(width / 80));

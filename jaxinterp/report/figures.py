@@ -75,6 +75,8 @@ def training_curves(curve: Curve) -> Figure:
         logarithmic = spans_decades(values)
         if logarithmic:
             axes.set_yscale("log")
+        if not _numbers(values).any():
+            axes.set_ylim(0, 1)
         axes.set_title(f"{name} (log)" if logarithmic else name, loc="left", fontsize=9)
     if not curve.series:
         _say_empty(panels[0], "no training curves")

@@ -100,7 +100,10 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(
     finished, text_folder, tmp_path, when
 ):
     """Interrupted like Ctrl-C at a stage; then the same command goes on to the same bytes."""
-    command = [sys.executable, "-m", "jaxinterp", "demo", "--name", "first", "--out", str(tmp_path)]
+    # A job that a shell put in the background ignores SIGINT, and so would what it starts.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "from jaxinterp.cli import main; main()"
+    command = [sys.executable, "-c", program, "demo", "--name", "first", "--out", str(tmp_path)]
     command += ["--text", str(text_folder), *SMALL]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -54,7 +54,16 @@ def test_nothing_to_draw(tmp_path):
     empty = (layer_profile(()), layer_profile((unknown,)), training_curves(Curve()))
     lone = training_curves(Curve((5,), {"loss": (1.0,), "gap": (None,)}))
     for i, figure in enumerate((*empty, lone, feature_histogram(feature))):
-        save_figure(figure, tmp_path / f"{i}.png")
+        path = tmp_path / f"{i}.png"
+        save_figure(figure, path)
+        assert path.read_bytes()[:4] == b"\x89PNG"
+    said = [t.get_text() for figure in (*empty, feature_histogram(feature)) for t in texts(figure)]
+    assert "no training curves" in said
+    assert "never active" in said
+
+
+def texts(figure):
+    return [text for axes in figure.axes for text in axes.texts]
 
 
 def test_many_layers_with_long_names(report, tmp_path):
@@ -62,7 +71,12 @@ def test_many_layers_with_long_names(report, tmp_path):
         dataclasses.replace(report.profile[0], layer_name=f"blocks.{i}.hook_resid_post")
         for i in range(32)
     ]
-    save_figure(layer_profile(layers), tmp_path / "a.png")
+    figure = layer_profile(layers)
+    save_figure(figure, tmp_path / "a.png")
+    labels = [t for t in figure.axes[0].get_xticklabels() if t.get_text()]
+    boxes = [t.get_window_extent() for t in labels]
+    assert len(boxes) >= 5
+    assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
 
 
 def test_unknown_suffix(report, tmp_path):

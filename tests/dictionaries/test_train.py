@@ -48,6 +48,26 @@ def test_a_run_resumed_from_disk_is_bit_equal_to_an_unbroken_one(run, tmp_path):
     assert not equal(fit(start(), 44).params, unbroken.params)
 
 
+def test_every_step_has_a_key_of_its_own_that_a_resumed_run_repeats(run):
+    start, _ = run
+    quiet = topk(32, 4)
+
+    def loss(params, stats, x, target, key):
+        value, info = quiet.loss(params, stats, x, target, key)
+        return value, info._replace(metrics={"draw": jax.random.uniform(key)})
+
+    learner = train.learner(quiet._replace(loss=loss), optax.adam(1e-3))
+    step = jax.jit(learner.step)
+    x = jax.random.normal(jax.random.key(9), (64, 8))
+    draws, states = [], [start()]
+    for _ in range(4):
+        state, info = step(states[-1], x)
+        states.append(state)
+        draws.append(float(info["draw"]))
+    assert len(set(draws)) == 4
+    assert float(step(states[2], x)[1]["draw"]) == draws[2]
+
+
 def test_a_checkpoint_of_another_shape_is_refused(run, tmp_path):
     start, _ = run
     with Checkpoints(tmp_path) as checkpoints:

@@ -89,9 +89,11 @@ def test_scan_equals_the_unrolled_loop(model):
         return stack.run_stack(params["layers"], config, x, 0, config.n_layers, None, wanted)[0]
 
     x = jax.random.normal(jax.random.key(0), (2, 12, 32))
-    # Without the optimiser, which fuses the two programs differently, they are equal bit for bit.
+    # Without the optimiser, which fuses the two programs differently, they are equal bit for bit;
+    # the compiler of JAX 0.11 fuses some even so.
     exact = [jax.jit(f, compiler_options=QUICK)(params, x) for f in (unrolled, scanned)]
-    np.testing.assert_array_equal(*exact)
+    tolerance = 0.0 if jax.__version_info__ < (0, 11) else 1e-5
+    np.testing.assert_allclose(*exact, rtol=0, atol=tolerance)
     np.testing.assert_allclose(jax.jit(scanned)(params, x), exact[0], atol=1e-5)
 
 

@@ -73,6 +73,18 @@ def test_cross_entropy_of_perfect_and_of_empty_reconstructions(shipped, setting)
     )
 
 
+def test_the_first_position_is_left_as_it_is(shipped, setting):
+    rows, x, *_ = setting
+    tokens, mask = jnp.asarray(rows.tokens), jnp.asarray(rows.mask)
+    keep_first = {SITE: lambda value, layer: value.at[:, 1:].set(0.0)}
+    logits, _ = shipped.forward(shipped.params, shipped.config, tokens, mask=mask, edits=keep_first)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
+    expected = float((losses * mask[:, 1:]).sum() / mask[:, 1:].sum())
+    found = behaviour.cross_entropy(shipped, stand_in(jnp.zeros_like), None, rows, SITE, x.mean(0))
+    assert abs(found.ablated - expected) < 1e-4
+    assert abs(found.spliced - expected) < 1e-4
+
+
 def test_top_rows_equal_a_search_of_everything(setting):
     rows, x, row, position, dictionary, params = setting
     z = dense_codes(dictionary, params, x)

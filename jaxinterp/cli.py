@@ -74,16 +74,21 @@ def geometry(config: RunConfig) -> None:
         jaxinterp geometry --name dimension-of-mine --text notes.txt --points 2000
     """
     from jaxinterp import files, pipeline
+    from jaxinterp.present import draw_geometry
 
     inputs, folder = _harvested(config)
     pipeline.geometry_stage(config, inputs, folder)
-    row = "{:<16} {:>8} {:>8} {:>16} {:>8} {:>8}"
-    print(row.format("layer", "TwoNN", "+-", "Levina-Bickel", "+-", "points"))
+    row = "{:<16} {:>8} {:>8} {:>16} {:>8} {:>12} {:>8} {:>8}"
+    heads = ("TwoNN", "+-", "Levina-Bickel", "+-", "recommended", "+-", "points")
+    print(row.format("layer", *heads))
     for layer in files.read_json(folder / "geometry.json")["layers"]:
         numbers = [layer[n] for n in ("two_nn", "two_nn_error", "mle", "mle_error")]
+        best = layer.get("recommended", {})
+        numbers += [best.get("value"), best.get("error")]
         shown = ["n/a" if n is None else f"{n:.2f}" for n in numbers]
         print(row.format(layer["layer_name"], *shown, layer["points"]))
-    print(f"written: {folder / 'geometry.json'}")
+    draw_geometry(folder)
+    print(f"written: {folder / 'geometry.json'}, {folder / 'figures' / 'scales.png'}")
 
 
 def report(config: RunConfig) -> None:

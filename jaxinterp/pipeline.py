@@ -26,7 +26,14 @@ from jaxinterp.encoders import hf
 from jaxinterp.encoders.encoder import Encoder
 from jaxinterp.encoders.sites import resolve
 from jaxinterp.evaluation import behaviour, reconstruction
-from jaxinterp.geometry import first_occurrences, k_nearest, levina_bickel, two_nn
+from jaxinterp.geometry import (
+    IntrinsicDimension,
+    dimension_from_neighbors,
+    explain,
+    first_occurrences,
+    k_nearest,
+    levina_bickel,
+)
 from jaxinterp.report.terminal import progress
 from jaxinterp.tokenize import Tokenizer
 
@@ -36,6 +43,7 @@ _CHUNK = 4  # forwards to a chunk of the store
 _ROWS = 4096  # activations in a call of the dictionary
 _FIRST_POSITION = 16  # for geometry: rows that begin alike give equal points before this
 _CHECKPOINT_EVERY = 500  # training steps
+_SCAN_NEIGHBORS = 64  # of the scan over scales
 
 
 class Inputs(NamedTuple):
@@ -289,7 +297,7 @@ def evaluate_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
 
 
 def geometry_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
-    """Estimates the intrinsic dimension of every layer."""
+    """Estimates the intrinsic dimension of every layer, at several scales."""
     target = folder / "geometry.json"
     if target.exists():
         return
@@ -304,16 +312,35 @@ def geometry_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
     files.write_json(target, {"neighbors": config.neighbors, "layers": layers})
 
 
-def dimension_of(cloud: jax.Array, neighbors: int) -> dict[str, float | int]:
-    """TwoNN and Levina-Bickel estimates of one cloud, repeated points counted once."""
+def dimension_of(cloud: jax.Array, neighbors: int) -> dict[str, Any]:
+    """Estimates of one cloud from one search for neighbours, repeated points counted once.
+
+    TwoNN, Levina-Bickel, the recommended `intrinsic_dimension`, and GRIDE over scales.
+    """
     distinct = first_occurrences(cloud)
-    found = k_nearest(cloud, neighbors, valid=distinct)
-    first = two_nn(found.distances, indices=found.indices)
-    second = levina_bickel(found.distances, k=neighbors, indices=found.indices)
+    found = k_nearest(cloud, min(max(neighbors, _SCAN_NEIGHBORS), len(cloud) - 1), valid=distinct)
+    best = dimension_from_neighbors(found, distinct)
+    hill = levina_bickel(found.distances, k=neighbors, indices=found.indices)
     return {
-        "two_nn": float(first.value),
-        "two_nn_error": float(first.stderr),
-        "mle": float(second.value),
-        "mle_error": float(second.stderr),
+        "two_nn": float(best.uncorrected.value),
+        "two_nn_error": float(best.uncorrected.stderr),
+        "mle": float(hill.value),
+        "mle_error": float(hill.stderr),
         "points": int(distinct.sum()),
+    } | recommended(best)
+
+
+def recommended(best: IntrinsicDimension) -> dict[str, Any]:
+    """The recommended estimate and its scan as plain values: `recommended` and `scan`."""
+    low, high = np.asarray(best.interval).tolist()
+    scan = zip(("neighbors", "radii", "values", "errors"), best.scan, strict=True)
+    return {
+        "recommended": {
+            "value": float(best.value),
+            "error": float(best.stderr),
+            "low": low,
+            "high": high,
+            "warnings": explain(best),
+        },
+        "scan": {name: np.asarray(column).tolist() for name, column in scan},
     }

@@ -71,7 +71,7 @@ def present(config: RunConfig, inputs: Inputs, folder: Path) -> Report:
     """
     evaluation = files.read_json(folder / "evaluation.json")
     geometry = files.read_json(folder / "geometry.json")
-    profile = tuple(LayerDimension(**layer) for layer in geometry["layers"])
+    profile = draw_geometry(folder)
     curve = _curve(folder)
     features = _features(config, inputs, folder)
     report = Report(
@@ -98,12 +98,37 @@ def present(config: RunConfig, inputs: Inputs, folder: Path) -> Report:
         features=features,
         notes=(),
     )
-    (folder / "figures").mkdir(exist_ok=True)
-    figures.save_figure(figures.layer_profile(profile), folder / "figures" / "layer_profile.png")
     figures.save_figure(figures.training_curves(curve), folder / "figures" / "training.png")
     write_page(folder / "report.html", report)
     files.write_json(folder / "metrics.json", evaluation | {"geometry": geometry})
     return report
+
+
+def draw_geometry(folder: Path) -> tuple[LayerDimension, ...]:
+    """Draws the dimensions of the layers, and of every layer over scales, from `geometry.json`.
+
+    Returns:
+        The layers' dimensions.
+    """
+    layers = files.read_json(folder / "geometry.json")["layers"]
+    fields = [field.name for field in dataclasses.fields(LayerDimension)]
+    profile = tuple(LayerDimension(**{name: layer[name] for name in fields}) for layer in layers)
+    target = folder / "figures"
+    target.mkdir(exist_ok=True)
+    figures.save_figure(figures.layer_profile(profile), target / "layer_profile.png")
+    scans = [(layer["layer_name"], layer["scan"]) for layer in layers if "scan" in layer]
+    curves = [
+        figures.Band(name, scan["neighbors"], scan["values"], scan["errors"])
+        for name, scan in scans
+    ]
+    drawn = figures.bands(
+        curves,
+        x_label="neighbours (GRIDE, ranks n and 2n)",
+        y_label="intrinsic dimension",
+        logarithmic=True,
+    )
+    figures.save_figure(drawn, target / "scales.png")
+    return profile
 
 
 def _curve(folder: Path) -> Curve:

@@ -14,6 +14,7 @@ from jaxinterp import cli, pipeline
 from jaxinterp.config import RunConfig
 from jaxinterp.dictionaries import formats
 from jaxinterp.encoders import assets
+from jaxinterp.present import present
 
 SMALL = (
     "--tokens 1500 --held-out-tokens 300 --context 32 --width 64 --k 4 --steps 60 --batch 128 "
@@ -51,7 +52,7 @@ def test_a_run_leaves_everything_it_promises(finished):
     assert header["source"]["site"] == "L2.resid_post"
     page = (folder / "report.html").read_text()
     assert len(page) > 20_000
-    for figure in ("layer_profile.png", "training.png"):
+    for figure in ("layer_profile.png", "scales.png", "training.png"):
         assert (folder / "figures" / figure).read_bytes()[:4] == b"\x89PNG"
     leftovers = [p.name for p in folder.rglob("*") if p.name.startswith(".")]
     assert leftovers == []
@@ -83,11 +84,33 @@ def test_report_alone_writes_the_page_again(finished, capsys):
     assert page.read_bytes() == whole
 
 
+def test_contexts_show_where_a_feature_is_strongest(finished):
+    folder = finished / "first"
+    config = pipeline.read_config(folder)
+    report = present(config, pipeline.load_inputs(config), folder)
+    assert len(report.features) == 6
+    for feature in report.features:
+        strongest = [max(c.activations) for c in feature.contexts]
+        at_focus = [c.activations[c.focus] for c in feature.contexts]
+        assert at_focus == strongest == sorted(strongest, reverse=True)
+        assert strongest[0] == pytest.approx(feature.peak, rel=1e-3)
+        assert sum(feature.histogram.counts) == pytest.approx(
+            feature.frequency * json.loads((folder / "metrics.json").read_text())["held_out_tokens"]
+        )
+        assert feature.promoted[0][1] > 0 > feature.suppressed[0][1]
+
+
 def test_train_and_geometry_are_parts_of_the_job(finished, text_folder, capsys):
     rest = ["--out", finished, "--text", text_folder, *SMALL]
     code, out, _ = call(capsys, "geometry", "--name", "parts", *rest)
     assert code == 0
     assert out.count("resid_post") == 6
+    layers = json.loads((finished / "parts" / "geometry.json").read_text())["layers"]
+    for layer in layers:
+        assert layer["recommended"]["low"] < layer["recommended"]["value"]
+        assert layer["scan"]["values"][0] == pytest.approx(layer["two_nn"], rel=0.05)
+        assert layer["scan"]["neighbors"] == [1, 2, 4, 8, 16, 32]
+    assert (finished / "parts" / "figures" / "scales.png").stat().st_size > 1000
     code, out, _ = call(capsys, "train", "--name", "parts", *rest)
     assert code == 0
     assert '"variance_explained"' in out

@@ -1,12 +1,14 @@
 """Pure functions on point clouds and on the distances within them."""
 
 from jaxinterp.geometry.dimension import AdaptiveEstimate as AdaptiveEstimate
+from jaxinterp.geometry.dimension import BitsDimension as BitsDimension
 from jaxinterp.geometry.dimension import DimensionEstimate as DimensionEstimate
 from jaxinterp.geometry.dimension import ScaleScan as ScaleScan
 from jaxinterp.geometry.dimension import adaptive_dimension as adaptive_dimension
 from jaxinterp.geometry.dimension import angle_based as angle_based
 from jaxinterp.geometry.dimension import ball_statistics as ball_statistics
 from jaxinterp.geometry.dimension import binomial as binomial
+from jaxinterp.geometry.dimension import bits_dimension as bits_dimension
 from jaxinterp.geometry.dimension import broken_stick as broken_stick
 from jaxinterp.geometry.dimension import constant_density_sizes as constant_density_sizes
 from jaxinterp.geometry.dimension import correlation_integral as correlation_integral
@@ -26,11 +28,13 @@ from jaxinterp.geometry.dimension import fukunaga_olsen as fukunaga_olsen
 from jaxinterp.geometry.dimension import gavish_donoho_rank as gavish_donoho_rank
 from jaxinterp.geometry.dimension import gride as gride
 from jaxinterp.geometry.dimension import gride_ladder as gride_ladder
+from jaxinterp.geometry.dimension import hamming_histograms as hamming_histograms
 from jaxinterp.geometry.dimension import (
     heterogeneous_dimension as heterogeneous_dimension,
 )
 from jaxinterp.geometry.dimension import kaiser as kaiser
 from jaxinterp.geometry.dimension import knn_graph_dimension as knn_graph_dimension
+from jaxinterp.geometry.dimension import kritchman_nadler_rank as kritchman_nadler_rank
 from jaxinterp.geometry.dimension import largest_gap as largest_gap
 from jaxinterp.geometry.dimension import lattice_dimension as lattice_dimension
 from jaxinterp.geometry.dimension import levina_bickel as levina_bickel
@@ -53,6 +57,9 @@ from jaxinterp.geometry.dimension import variance_ratio as variance_ratio
 from jaxinterp.geometry.duplicates import first_occurrences as first_occurrences
 from jaxinterp.geometry.intrinsic_dimension import IntrinsicDimension as IntrinsicDimension
 from jaxinterp.geometry.intrinsic_dimension import bias_corrected as bias_corrected
+from jaxinterp.geometry.intrinsic_dimension import (
+    dimension_from_neighbors as dimension_from_neighbors,
+)
 from jaxinterp.geometry.intrinsic_dimension import explain as explain
 from jaxinterp.geometry.intrinsic_dimension import intrinsic_dimension as intrinsic_dimension
 from jaxinterp.geometry.neighbors import Neighbors as Neighbors

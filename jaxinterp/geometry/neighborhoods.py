@@ -17,6 +17,8 @@ def map_neighborhoods(
     function: Callable[[Float[Array, "k d"]], T],
     points: Float[Array, "n d"],
     indices: Int[Array, "n k"],
+    *,
+    working: int = 0,
 ) -> T:
     """`function` of each point's neighbours relative to the point, results stacked over points.
 
@@ -24,12 +26,13 @@ def map_neighborhoods(
         function: from (k, d) offsets `x_j - x_i`, nearest first, to a pytree of arrays.
         points: (n, d) rows.
         indices: (n, k) neighbours.
+        working: numbers that `function` holds at once, where that is more than (k, k) and (k, d).
 
     Returns:
         The results with a leading axis of length n.
     """
     number, k = indices.shape
-    size = max(1, min(number, _BLOCK // (k * max(k, points.shape[1]))))
+    size = max(1, min(number, _BLOCK // max(k * k, k * points.shape[1], working)))
 
     def of_one(row: tuple[Array, Array]) -> T:
         point, near = row

@@ -7,12 +7,20 @@ from jaxinterp.report.content import (
     Metric,
     Report,
 )
-from jaxinterp.report.figures import feature_histogram, layer_profile, save_figure, training_curves
+from jaxinterp.report.figures import (
+    Band,
+    bands,
+    feature_histogram,
+    layer_profile,
+    save_figure,
+    training_curves,
+)
 from jaxinterp.report.json_form import from_json, to_json
 from jaxinterp.report.page import write_page
 from jaxinterp.report.terminal import print_metrics, progress
 
 __all__ = [
+    "Band",
     "Context",
     "Curve",
     "Feature",
@@ -20,6 +28,7 @@ __all__ = [
     "LayerDimension",
     "Metric",
     "Report",
+    "bands",
     "feature_histogram",
     "from_json",
     "layer_profile",

@@ -2,20 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from jaxinterp.files import whole
-from jaxinterp.report.content import Curve, Feature, LayerDimension, layer_labels, spans_decades
+from jaxinterp.report.content import (
+    Curve,
+    Feature,
+    LayerDimension,
+    Number,
+    layer_labels,
+    spans_decades,
+)
 
 TWO_NN = "#1b5e9e"
 MLE = "#b4500f"
 GREY = "#5b6470"
+_CURVES = (TWO_NN, MLE, "#3f7d3a", "#7a4a9e")
 
 
 def layer_profile(profile: Sequence[LayerDimension]) -> Figure:
@@ -54,6 +63,67 @@ def layer_profile(profile: Sequence[LayerDimension]) -> Figure:
     axes.set_xlabel(axis)
     axes.set_ylabel("intrinsic dimension")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+class Band(NamedTuple):
+    """A curve with its errors: what it is called, where it lies, one standard error at each x."""
+
+    name: str
+    x: Sequence[Number]
+    value: Sequence[Number | None]
+    error: Sequence[Number | None]
+
+
+def bands(
+    curves: Sequence[Band],
+    *,
+    x_label: str,
+    y_label: str,
+    logarithmic: bool = False,
+) -> Figure:
+    """Several curves, each in a band of plus and minus one standard error.
+
+    Args:
+        curves: up to four get colours far apart; more are taken for a sequence, dark to light.
+        x_label: under the axis.
+        y_label: beside it.
+        logarithmic: x on a logarithmic axis with ticks where the points are.
+    """
+    figure, axes = _figure(6.4, 3.6)
+    count = len(curves)
+    steps = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(count, 1)))
+    colors = _CURVES if count <= len(_CURVES) else steps
+    for curve, color, marker in zip(curves, colors, "osD^v<>ph*" * (count // 10 + 1), strict=False):
+        x, value, error = (_numbers(column) for column in curve[1:])
+        error = np.nan_to_num(error)
+        axes.fill_between(x, value - error, value + error, color=color, alpha=0.2, linewidth=0)
+        axes.plot(x, value, color=color, marker=marker, markersize=4, linewidth=1.3)
+    names = layer_labels([curve.name for curve in curves])[0]
+    if not any(np.isfinite(_numbers(curve.value)).any() for curve in curves):
+        _say_empty(axes, "no estimates")
+    ticks = sorted({float(x) for curve in curves for x in curve.x})
+    if logarithmic and ticks and ticks[0] > 0:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    if count:
+        title = "" if names == [curve.name for curve in curves] else "layer"
+        figure.legend(
+            axes.lines,
+            names,
+            loc="outside right upper",
+            frameon=False,
+            fontsize=8,
+            title=title,
+            title_fontsize=8,
+        )
     return figure
 
 

@@ -1,7 +1,11 @@
 """Ground truths of the estimators that have no usable peer."""
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -137,3 +141,103 @@ def test_parallel_analysis_finds_three_factors():
     assert geometry.parallel_analysis(points, KEY, permutations=20) == 3
     noise = points[:, :18] - factors
     assert geometry.parallel_analysis(noise, KEY, permutations=20) <= 1
+
+
+def ball(key, number, dimension):
+    one, two = jax.random.split(key)
+    normal = jax.random.normal(one, (number, dimension))
+    radius = jax.random.uniform(two, (number, 1)) ** (1 / dimension)
+    return normal / jnp.linalg.norm(normal, axis=1, keepdims=True) * radius
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_skewness_of_higher_order(order):
+    points = jnp.pad(ball(KEY, 400, 12), ((0, 0), (0, 4)))
+    everyone = jnp.broadcast_to(jnp.arange(400), (400, 400))
+    found = geometry.expected_simplex_skewness(points, everyone, order=order)
+    assert abs(float(found.per_point[0]) / 12 - 1) < 0.05
+    # All subsets, where there are few enough, against determinants in float64.
+    rows = np.asarray(points[:18], np.float64)
+    rows = rows - rows.mean(0)
+    subsets = [rows[list(c)] for c in itertools.combinations(range(18), order + 1)]
+    volumes = [math.sqrt(max(np.linalg.det(v @ v.T), 0)) for v in subsets]
+    weights = [np.prod(np.linalg.norm(v, axis=1)) for v in subsets]
+    value = sum(volumes) / sum(weights)
+    found = geometry.expected_simplex_skewness(points, everyone[:, :18], order=order)
+    n = found.per_point[0]
+    low, high = (_expected(m, order) for m in (math.floor(n), math.floor(n) + 1))
+    np.testing.assert_allclose(low + (n - math.floor(n)) * (high - low), value, rtol=1e-4)
+
+
+def _expected(n, order):
+    log = math.lgamma
+    return math.exp((order + 1) * log(n / 2) - order * log((n + 1) / 2) - log((n - order) / 2))
+
+
+def test_skewness_of_degenerate_neighbourhoods():
+    indices = jnp.broadcast_to(jnp.arange(30), (30, 30))
+    line = jnp.zeros((30, 4)).at[:, 0].set(uniform(30, 1)[:, 0])
+    found = geometry.expected_simplex_skewness(line, indices, order=2)
+    assert abs(float(found.value) - 2) < 0.01  # it cannot read less than its order
+    same = geometry.expected_simplex_skewness(jnp.ones((30, 4)), indices, order=2)
+    assert same.n_used == 0
+    assert jnp.isinf(same.stderr)
+    for wrong in ({"order": 0}, {"order": 30}, {"order": 2, "version": "b"}, {"version": "c"}):
+        with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
+            geometry.expected_simplex_skewness(line, indices, **wrong)
+
+
+def test_kritchman_nadler_level_and_power():
+    keys = jax.random.split(KEY, 300)
+
+    def rank(key, strength):
+        one, two = jax.random.split(key)
+        points = jax.random.normal(one, (120, 40))
+        points = points.at[:, :3].add(strength * jax.random.normal(two, (120, 3)))
+        spectrum = geometry.covariance_spectrum(points)
+        return geometry.kritchman_nadler_rank(spectrum, samples=120, variables=40)
+
+    noise = jax.lax.map(lambda key: rank(key, 0.0), keys)
+    assert 0.01 < jnp.mean(noise > 0) < 0.09
+    signal = jax.lax.map(lambda key: rank(key, 2.0), keys)
+    assert jnp.mean(signal == 3) > 0.9
+    # Fewer rows than columns, and nothing at all.
+    wide = jax.random.normal(KEY, (30, 100)) + 4 * jax.random.normal(KEY, (30, 1))
+    spectrum = geometry.covariance_spectrum(wide)
+    assert geometry.kritchman_nadler_rank(spectrum, samples=30, variables=100) == 1
+    assert geometry.kritchman_nadler_rank(0 * spectrum, samples=30, variables=100) == 0
+    with pytest.raises(ValueError, match="level must be one of"):
+        geometry.kritchman_nadler_rank(spectrum, samples=30, variables=100, level=0.2)
+
+
+@pytest.mark.parametrize("width", [40, 300])
+def test_bits_of_independent_fair_bits(width):
+    """Frozen bits add nothing, and errors cover."""
+    keys = jax.random.split(KEY, 40)
+
+    def fit(key):
+        bits = jax.random.bernoulli(key, shape=(400, width)).astype(jnp.int32)
+        bits = jnp.concatenate([bits, jnp.ones((400, 20), jnp.int32)], axis=1)
+        return geometry.bits_dimension(geometry.hamming_histograms(bits))
+
+    found = jax.lax.map(fit, keys)
+    assert jnp.all(found.converged)
+    spread = float(jnp.std(found.value, ddof=1))
+    assert abs(float(jnp.mean(found.value)) - width) < 3 * spread / 40**0.5 + 0.02 * width
+    # Distances of independent fair bits are independent, for which the error is too cautious.
+    assert 0.8 < float(jnp.mean(found.stderr)) / spread < 2.5
+    assert abs(float(jnp.mean(found.slope))) < 0.1
+
+
+def test_hamming_histograms_and_bad_bits():
+    bits = jax.random.bernoulli(KEY, shape=(50, 12)).astype(jnp.int32)
+    histograms = geometry.hamming_histograms(bits, block=7)
+    pairs = np.sum(np.asarray(bits)[:, None] != np.asarray(bits)[None], axis=2)
+    for row, counts in zip(pairs, histograms, strict=True):
+        assert np.array_equal(np.bincount(row, minlength=13) - np.eye(13, dtype=int)[0], counts)
+    same = geometry.bits_dimension(geometry.hamming_histograms(jnp.ones((20, 5), jnp.int32)))
+    assert same.value == 0
+    assert jnp.isinf(same.stderr)
+    assert not same.converged
+    with pytest.raises(ValueError, match="share is a quantile"):
+        geometry.bits_dimension(histograms, share=0.0)

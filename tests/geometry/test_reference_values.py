@@ -74,7 +74,9 @@ def test_from_points(name):
     points, found = jnp.asarray(cloud(name)), neighbors(name)
     radii = jnp.median(found.distances[:, jnp.asarray([9, 19])], axis=0)
     counts = geometry.neighbor_counts(points, radii)
-    check(name, "CorrInt_k10_20", geometry.correlation_integral(counts, radii).value)
+    # The helix's radii are 1/60 of its size: squares from float32 products are good to 1e-4 there.
+    correlation = geometry.correlation_integral(counts, radii).value
+    check(name, "CorrInt_k10_20", correlation, rtol=3e-4 if name == "M5a_Helix1d" else 1e-4)
     check(name, "FisherS", geometry.fisher_separability(points).value)
     chosen = np.random.RandomState(0).choice(2500, 50, replace=False)  # noqa: NPY002
     per_point = geometry.expected_simplex_skewness(points, found.indices[:, :100]).per_point
@@ -110,6 +112,7 @@ def test_principal_components(name):
         check(name, "lPCA_global_maxgap", geometry.largest_gap(spectrum))
         check(name, "lPCA_global_MP", geometry.marchenko_pastur_rank(spectrum, **size))
         check(name, "lPCA_global_GD", geometry.gavish_donoho_rank(spectrum, **size))
+        check(name, "lPCA_global_KN", geometry.kritchman_nadler_rank(spectrum, **size))
         check(name, "lPCA_global_Minka", geometry.minka_rank(spectrum, samples=2500))
 
 

@@ -4,9 +4,11 @@ import matplotlib
 import pytest
 
 from jaxinterp.report import (
+    Band,
     Curve,
     Feature,
     LayerDimension,
+    bands,
     feature_histogram,
     layer_profile,
     save_figure,
@@ -77,6 +79,20 @@ def test_many_layers_with_long_names(report, tmp_path):
     boxes = [t.get_window_extent() for t in labels]
     assert len(boxes) >= 5
     assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:], strict=False))
+
+
+def test_bands(tmp_path):
+    curves = [
+        Band(f"L{i}.resid_post", (1, 2, 4), (3.0, None, 5.0 + i), (0.1, None, 0.2)) for i in (0, 1)
+    ]
+    drawn = bands(curves, x_label="neighbours", y_label="dimension", logarithmic=True)
+    axes = drawn.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "4"]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["0", "1"]
+    assert len(axes.collections) == len(axes.lines) == 2
+    save_figure(drawn, tmp_path / "a.png")
+    save_figure(bands(curves * 6, x_label="", y_label=""), tmp_path / "b.png")
+    save_figure(bands((), x_label="", y_label="", logarithmic=True), tmp_path / "c.png")
 
 
 def test_unknown_suffix(report, tmp_path):

@@ -4,11 +4,11 @@ from jaxinterp.geometry.dimension.adaptive import AdaptiveEstimate as AdaptiveEs
 from jaxinterp.geometry.dimension.adaptive import adaptive_dimension as adaptive_dimension
 from jaxinterp.geometry.dimension.adaptive import constant_density_sizes as constant_density_sizes
 from jaxinterp.geometry.dimension.angles import angle_based as angle_based
-from jaxinterp.geometry.dimension.angles import (
-    expected_simplex_skewness as expected_simplex_skewness,
-)
 from jaxinterp.geometry.dimension.angles import tight_locality as tight_locality
 from jaxinterp.geometry.dimension.binomial import binomial as binomial
+from jaxinterp.geometry.dimension.bits import BitsDimension as BitsDimension
+from jaxinterp.geometry.dimension.bits import bits_dimension as bits_dimension
+from jaxinterp.geometry.dimension.bits import hamming_histograms as hamming_histograms
 from jaxinterp.geometry.dimension.correlation import correlation_integral as correlation_integral
 from jaxinterp.geometry.dimension.danco import ball_statistics as ball_statistics
 from jaxinterp.geometry.dimension.danco import danco as danco
@@ -36,9 +36,15 @@ from jaxinterp.geometry.dimension.persistent_homology import (
     persistent_homology_dimension as persistent_homology_dimension,
 )
 from jaxinterp.geometry.dimension.signal_rank import gavish_donoho_rank as gavish_donoho_rank
+from jaxinterp.geometry.dimension.signal_rank import (
+    kritchman_nadler_rank as kritchman_nadler_rank,
+)
 from jaxinterp.geometry.dimension.signal_rank import marchenko_pastur_rank as marchenko_pastur_rank
 from jaxinterp.geometry.dimension.signal_rank import minka_rank as minka_rank
 from jaxinterp.geometry.dimension.signal_rank import parallel_analysis as parallel_analysis
+from jaxinterp.geometry.dimension.skewness import (
+    expected_simplex_skewness as expected_simplex_skewness,
+)
 from jaxinterp.geometry.dimension.soft import soft_dimension as soft_dimension
 from jaxinterp.geometry.dimension.spectral_rules import broken_stick as broken_stick
 from jaxinterp.geometry.dimension.spectral_rules import covariance_spectrum as covariance_spectrum

@@ -1,17 +1,14 @@
-"""Local estimators from the angles and distances within a neighbourhood: ABID, ESS and TLE."""
+"""Local estimators from the angles and distances within a neighbourhood: ABID and TLE."""
 
-import math
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate
 from jaxinterp.geometry.dimension.levina_bickel import Pooling, pool
-from jaxinterp.geometry.neighborhoods import centred, gram, map_neighborhoods
+from jaxinterp.geometry.neighborhoods import gram, map_neighborhoods
 
 
 @partial(jax.jit, static_argnames=("pooling",))
@@ -49,76 +46,6 @@ def angle_based(
 
     values, used = map_neighborhoods(inverse, points, indices)
     return pool(values, used, indices, pooling)
-
-
-@partial(jax.jit, static_argnames=("version", "pooling"))
-def expected_simplex_skewness(
-    points: Float[Array, "n d"],
-    indices: Int[Array, "n k"],
-    *,
-    version: Literal["a", "b"] = "a",
-    pooling: Pooling = "mean",
-) -> DimensionEstimate:
-    r"""Expected simplex skewness (ESS), order 1, over all pairs of neighbours.
-
-    Estimand: the dimension of the ball that a neighbourhood fills. With v the neighbours relative
-        to
-    their mean, `s = sum |v_a| |v_b| sin / sum |v_a| |v_b|` (version a) has the expectation
-    `E_n = Gamma(n/2)^2 / (Gamma((n+1)/2) Gamma((n-1)/2))`; version b takes `|cos|`, with
-    `E_n = 2 Gamma((n+2)/2) / (sqrt(pi) n Gamma((n+1)/2))`. d_i interpolates E_n between integers n.
-
-    Bias: small even at d = 70, high on curved neighbourhoods, whose span it measures. Peers sample
-    5000 pairs; here all are used. Cost: O(n k^2 D).
-
-    Args:
-        points: (n, d) rows.
-        indices: (n, k) neighbours, k about 100.
-        version: "a" (areas) or "b" (projections).
-        pooling: "mean", "median", or "inverse", the harmonic mean.
-
-    Returns:
-        `DimensionEstimate`, at most `2 D + 20`. Points with all neighbours equal are not used.
-
-    Reference: Johnsson, Soneson, Fontes, Low bias local intrinsic dimension estimation from
-        expected simplex skewness, IEEE TPAMI 37 (2015), section 3.
-    """
-    table = jnp.asarray(_expectations(2 * points.shape[1] + 20, version), points.dtype)
-
-    def skewness(offsets: Array) -> tuple[Array, Array]:
-        products = gram(centred(offsets))
-        lengths = jnp.diagonal(products)
-        weights = jnp.sqrt(lengths[:, None] * lengths[None, :])
-        off = ~jnp.eye(len(offsets), dtype=bool)
-        if version == "a":
-            squares = weights**2 - products**2
-            positive = off & (squares > 0)
-            parts = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
-        else:
-            parts = jnp.where(off, jnp.abs(products), 0.0)
-        total = jnp.sum(jnp.where(off, weights, 0.0))
-        return jnp.sum(parts) / jnp.where(total > 0, total, 1.0), total > 0
-
-    values, used = map_neighborhoods(skewness, points, indices)
-    dimensions = jnp.arange(1, len(table) + 1, dtype=table.dtype)
-    if version == "b":
-        values, table = -values, -table
-    per_point = jnp.interp(values, table, dimensions)
-    return pool(1 / per_point, used, indices, pooling)
-
-
-def _expectations(largest: int, version: str) -> np.ndarray:
-    """E_n for n = 1..largest in float64: neighbouring values differ by 1 / (2 n^2) only."""
-    log = math.lgamma
-    if version == "a":
-        rest = [
-            math.exp(2 * log(n / 2) - log((n + 1) / 2) - log((n - 1) / 2))
-            for n in range(2, largest + 1)
-        ]
-        return np.asarray([0.0, *rest])
-    if version == "b":
-        ratio = [math.exp(log(n / 2 + 1) - log((n + 1) / 2)) / n for n in range(1, largest + 1)]
-        return 2 / math.sqrt(math.pi) * np.asarray(ratio)
-    raise ValueError(f"version must be 'a' or 'b', got {version!r}")
 
 
 @partial(jax.jit, static_argnames=("pooling", "smallest"))

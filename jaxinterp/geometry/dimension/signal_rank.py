@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.spectral_rules import covariance_spectrum
 
+# Upper quantiles of the real Tracy-Widom law by level: P(TW > s) = level (Bejan, 2005, table 1).
+_TRACY_WIDOM = {0.1: 0.4501, 0.05: 0.9793, 0.01: 2.0234, 0.005: 2.4223, 0.001: 3.2722}
+
 
 @partial(jax.jit, static_argnames=("samples", "variables"))
 def marchenko_pastur_rank(
@@ -60,6 +63,66 @@ def gavish_donoho_rank(
     square = 2 * (beta + 1) + 8 * beta / (beta + 1 + (beta**2 + 14 * beta + 1) ** 0.5)
     noise = _noise_variance(eigenvalues, free, variables)
     return jnp.sum(eigenvalues > square * max(free, variables) / free * noise)
+
+
+def kritchman_nadler_rank(
+    eigenvalues: Float[Array, " r"], *, samples: int, variables: int, level: float = 0.05
+) -> Int[Array, ""]:
+    r"""Number of leading eigenvalues that a sequence of Tracy-Widom tests finds above the noise.
+
+    With n = samples - 1 and k - 1 signals under the null, eigenvalue k passes if
+    `n lambda_k > s^2 (mu + t(level) xi)`, `a = sqrt(n - 1/2)`, `b = sqrt(p - k + 1/2)`,
+    `mu = (a + b)^2`, `xi = (a + b) (1/a + 1/b)^(1/3)`; s^2 is the mean of the eigenvalues behind
+    k - 1, plus what the noise adds to those before: the fixed point of
+    `s^2 = (sum_{j>=k} l_j + sum_{j<k} (l_j - rho_j)) / (p - k + 1)`, rho_j the debiased signals,
+    `rho_j = (t + sqrt(t^2 - 4 l_j s^2)) / 2`, `t = l_j + s^2 - s^2 (p - k + 1) / n`. The first
+    test that fails ends the sequence.
+
+    Bias: signals below `s^2 sqrt(p / n)` cannot be seen; on pure noise the rank is above 0 in
+    about the share `level` of samples. Noise that is not white counts as signal. Cost: O(r^2).
+
+    Args:
+        eigenvalues: descending, from `covariance_spectrum`.
+        samples: rows of the data.
+        variables: columns of the data.
+        level: of each test: 0.1, 0.05, 0.01, 0.005 or 0.001.
+
+    Returns:
+        The rank, at most min(n, p) - 1.
+
+    Raises:
+        ValueError: on another level.
+
+    Reference: Kritchman, Nadler, Determining the number of components in a factor model from
+        limited noisy data, Chemometrics and Intelligent Laboratory Systems 94 (2008), section 3.
+    """
+    if level not in _TRACY_WIDOM:
+        raise ValueError(f"level must be one of {sorted(_TRACY_WIDOM)}, got {level}")
+    return _kritchman_nadler(eigenvalues, samples - 1, variables, _TRACY_WIDOM[level])
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _kritchman_nadler(eigenvalues: Array, free: int, variables: int, quantile: float) -> Array:
+    position = jnp.arange(eigenvalues.shape[0])
+
+    def passes(signals: Array) -> Array:
+        before = position < signals
+        rest = jnp.sum(jnp.where(before, 0.0, eigenvalues))
+        left = 1.0 * variables - signals
+
+        def update(_: Array, noise: Array) -> Array:
+            shifted = eigenvalues + noise - noise * left / free
+            root = jnp.sqrt(jnp.maximum(shifted**2 - 4 * eigenvalues * noise, 0.0))
+            excess = eigenvalues - (shifted + root) / 2
+            return (rest + jnp.sum(jnp.where(before, excess, 0.0))) / left
+
+        noise = lax.fori_loop(0, 30, update, rest / left)
+        a, b = (free - 0.5) ** 0.5, jnp.sqrt(left - 0.5)
+        edge = (a + b) ** 2 + quantile * (a + b) * (1 / a + 1 / b) ** (1 / 3)
+        return free * eigenvalues[signals] > noise * edge
+
+    passed = lax.map(passes, jnp.arange(max(min(free, variables) - 1, 1)))
+    return jnp.sum(jnp.cumprod(passed.astype(jnp.int32)))
 
 
 def _noise_variance(eigenvalues: Array, free: int, variables: int) -> Array:

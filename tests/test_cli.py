@@ -118,33 +118,46 @@ def test_train_and_geometry_are_parts_of_the_job(finished, text_folder, capsys):
     assert (finished / "parts" / same).read_bytes() == (finished / "first" / same).read_bytes()
 
 
-@pytest.mark.parametrize("when", ["harvest", "train dictionary"])
-def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(
-    finished, text_folder, tmp_path, when
+def interrupt(process):
+    """Ctrl-C, again if need be: Python loses one that arrives inside a callback from C."""
+    for _ in range(20):
+        process.send_signal(signal.SIGINT)
+        try:
+            return process.communicate(timeout=5)[1]
+        except subprocess.TimeoutExpired:
+            continue
+    raise AssertionError("the run does not stop")
+
+
+@pytest.mark.parametrize(("when", "steps"), [("harvest", 60), ("train dictionary", 6000)])
+def test_a_run_stopped_by_a_signal_goes_on_where_it_was(
+    finished, text_folder, tmp_path, when, steps
 ):
-    """Interrupted like Ctrl-C at a stage; then the same command goes on to the same bytes."""
     # A job that a shell put in the background ignores SIGINT, and so would what it starts.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "from jaxinterp.cli import main; main()"
     command = [sys.executable, "-c", program, "demo", "--name", "first", "--out", str(tmp_path)]
-    command += ["--text", str(text_folder), *SMALL]
+    command += ["--text", str(text_folder), *SMALL, "--steps", str(steps)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith(when):
             break
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=120)
+    rest = interrupt(process)
     assert process.returncode == 130
-    assert "the same command goes on from there" in rest
-    assert "Traceback" not in rest
+    assert rest.strip().endswith("the same command goes on from there")
     assert not (tmp_path / "first" / "metrics.json").exists()
+    assert not (tmp_path / "first" / "dictionary").exists()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     resumed = json.loads((tmp_path / "first" / "metrics.json").read_text())
-    unbroken = json.loads((finished / "first" / "metrics.json").read_text())
-    assert resumed["l0"] == pytest.approx(unbroken["l0"], rel=1e-5)
-    assert resumed["variance_explained"] == pytest.approx(unbroken["variance_explained"], rel=1e-4)
+    assert resumed["l0"] <= 4
+    if steps == 60:
+        unbroken = json.loads((finished / "first" / "metrics.json").read_text())
+        assert resumed["l0"] == pytest.approx(unbroken["l0"], rel=1e-5)
+        assert resumed["variance_explained"] == pytest.approx(
+            unbroken["variance_explained"], rel=1e-4
+        )
 
 
 @pytest.fixture

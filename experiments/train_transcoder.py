@@ -25,7 +25,7 @@ import tyro
 from configs.train_transcoder import TrainTranscoder
 from jaxinterp import data, encoders, files
 from jaxinterp.activations.harvest import harvest
-from jaxinterp.dictionaries import formats, train
+from jaxinterp.dictionaries import formats, registry, train
 from jaxinterp.dictionaries.learner import learner
 from jaxinterp.dictionaries.topk import topk
 from jaxinterp.evaluation import behaviour, reconstruction
@@ -76,7 +76,7 @@ def main(config: TrainTranscoder) -> None:
     mean, result = pair[1].mean(0), {}
     pair = tuple(jnp.asarray(a) for a in pair)
     for name in ("transcoder", "skip_transcoder"):
-        dictionary = formats.VARIANTS[name](**options)
+        dictionary = registry.VARIANTS[name](**options)
         params = fit(config, dictionary, pair)
         batches = ((x[i : i + 4096], target[i : i + 4096]) for i in range(0, len(x), 4096))
         measured = reconstruction.measure(dictionary, params, batches).metrics()

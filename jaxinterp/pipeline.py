@@ -19,7 +19,7 @@ from jaxinterp.activations.harvest import Harvest, harvest
 from jaxinterp.checkpoint import Checkpoints
 from jaxinterp.config import RunConfig
 from jaxinterp.data import Document, Rows
-from jaxinterp.dictionaries import formats, train
+from jaxinterp.dictionaries import formats, registry, train
 from jaxinterp.dictionaries.fold import fold
 from jaxinterp.dictionaries.run import means, run
 from jaxinterp.encoders import hf
@@ -209,7 +209,7 @@ def train_stage(config: RunConfig, inputs: Inputs, folder: Path) -> None:
             for at in going:
                 advance(at.step - done, training_note(means(at.info)))
                 state, done = at.state, at.step
-    dictionary = formats.build(inputs.plan.variant, inputs.plan.options)
+    dictionary = registry.build(inputs.plan.variant, inputs.plan.options)
     _, params = fold(dictionary, learner.params(state), affine)
     source = {"model": config.model, "site": inputs.site, "text": config.text, "seed": config.seed}
     options = training.finished_options(inputs.plan, state)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxinterp.activations import normalise
 from jaxinterp.activations.moments import coordinate_moments
 from jaxinterp.config import RunConfig
-from jaxinterp.dictionaries import formats
+from jaxinterp.dictionaries import registry
 from jaxinterp.dictionaries.base import Dictionary
 from jaxinterp.dictionaries.control import target_l0
 from jaxinterp.dictionaries.learner import Learner, learner
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     """What is trained.
 
     Attributes:
-        variant: a key of `formats.VARIANTS`.
+        variant: a key of `registry.VARIANTS`.
         options: its arguments, as a file holds them.
         normalisation: a key of `NORMALISATIONS`, or "none".
     """
@@ -57,8 +57,8 @@ def plan(config: RunConfig, d: int) -> Plan:
         ValueError: an unknown variant, an option that it does not have, one that does not train on
             the activations of one site, or a target L0 for one without a penalty weight.
     """
-    if config.variant not in formats.VARIANTS:
-        known = ", ".join(sorted(formats.VARIANTS))
+    if config.variant not in registry.VARIANTS:
+        known = ", ".join(sorted(registry.VARIANTS))
         raise ValueError(f"variant is {config.variant!r}: choose one of {known}")
     given = _parse(config.options)
     arguments = _arguments(config.variant) | _arguments(str(given.get("recipe", "")))
@@ -71,7 +71,7 @@ def plan(config: RunConfig, d: int) -> Plan:
             f"target_l0 is {config.target_l0}, but {config.variant} has no penalty weight to "
             "control: set its k, or choose a variant such as jumprelu or relu"
         )
-    dictionary = formats.build(config.variant, options)
+    dictionary = registry.build(config.variant, options)
     _check_trains(config.variant, dictionary, d)
     wanted = config.normalise
     if wanted == "auto":
@@ -107,7 +107,7 @@ def build(config: RunConfig, plan: Plan) -> Learner:
         )
 
     def make(**changed: Any) -> Dictionary:
-        dictionary = formats.build(plan.variant, plan.options | changed)
+        dictionary = registry.build(plan.variant, plan.options | changed)
         return in_bfloat16(dictionary) if config.precision == "bfloat16" else dictionary
 
     if not config.target_l0:
@@ -137,7 +137,7 @@ def normalisation(name: str, rows: Float[Array, "n d"]) -> normalise.Affine:
 
 def _arguments(variant: str) -> set[str]:
     """Names of a variant's own arguments; none for what is no variant."""
-    known = formats.VARIANTS.get(variant)
+    known = registry.VARIANTS.get(variant)
     return set() if known is None else set(inspect.signature(known).parameters)
 
 

@@ -6,7 +6,7 @@ Reading order. What a dictionary is: `base`. Its parts: `scores`, `atoms`, `deco
 `abs_topk`, `multi_topk`, `decaying_topk`, `group_max`, `batch_topk`, `matryoshka`; between sites:
 `transcoder`, `crosscoder`, `cross_layer_*`; in time: `temporal`, `contrastive`; through the model:
 `end_to_end`. Training: `learner`, `train`, `run`, `optimizers`, `averaging`, `control`, `resample`,
-`precision`, `sweep`, `padding`, `sites`. Kept and changed: `formats`, `fold`.
+`precision`, `sweep`, `padding`, `sites`. By name: `registry`. Kept and changed: `formats`, `fold`.
 """
 
 from jaxinterp.dictionaries.abs_topk import abs_topk as abs_topk
@@ -38,7 +38,6 @@ from jaxinterp.dictionaries.fixed_k import fixed_k as fixed_k
 from jaxinterp.dictionaries.fold import fold as fold
 from jaxinterp.dictionaries.fold import normalised as normalised
 from jaxinterp.dictionaries.fold import unit_norms as unit_norms
-from jaxinterp.dictionaries.formats import build as build
 from jaxinterp.dictionaries.formats import load as load
 from jaxinterp.dictionaries.formats import save as save
 from jaxinterp.dictionaries.gated import gated as gated
@@ -56,6 +55,7 @@ from jaxinterp.dictionaries.p_anneal import p_anneal as p_anneal
 from jaxinterp.dictionaries.padding import narrowed as narrowed
 from jaxinterp.dictionaries.padding import topk_of as topk_of
 from jaxinterp.dictionaries.precision import in_bfloat16 as in_bfloat16
+from jaxinterp.dictionaries.registry import build as build
 from jaxinterp.dictionaries.relu import relu as relu
 from jaxinterp.dictionaries.resample import resampled as resampled
 from jaxinterp.dictionaries.revival import auxiliary_error as auxiliary_error

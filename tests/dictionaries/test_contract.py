@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxinterp import dictionaries
-from jaxinterp.dictionaries import base, formats
+from jaxinterp.dictionaries import base, formats, registry
 from jaxinterp.dictionaries.base import Codes, densify
 
 D, WIDTH, ROWS = 16, 48, 256
@@ -89,7 +89,7 @@ each_variant = pytest.mark.parametrize(
 
 
 def test_every_variant_is_under_contract():
-    assert {case.variant for case in CASES.values()} | RELATIVES == set(formats.VARIANTS)
+    assert {case.variant for case in CASES.values()} | RELATIVES == set(registry.VARIANTS)
 
 
 def options(name):
@@ -98,7 +98,7 @@ def options(name):
 
 @cache
 def dictionary_of(name):
-    return formats.build(CASES[name].variant, options(name))
+    return registry.build(CASES[name].variant, options(name))
 
 
 @cache
@@ -259,7 +259,7 @@ def test_activations_of_another_dimension_are_refused(name):
 @pytest.mark.parametrize("k", [0, WIDTH + 1])
 def test_impossible_numbers_of_latents_are_refused(variant, k):
     with pytest.raises(ValueError, match=f"k={k}.*width={WIDTH}"):
-        formats.build(variant, {"width": WIDTH, "k": k})
+        registry.build(variant, {"width": WIDTH, "k": k})
 
 
 @every

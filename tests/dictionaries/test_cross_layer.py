@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxinterp.dictionaries import base, formats, triangle
+from jaxinterp.dictionaries import base, formats, registry, triangle
 from jaxinterp.dictionaries.cross_layer_jumprelu import cross_layer_jumprelu
 from jaxinterp.dictionaries.cross_layer_topk import cross_layer_topk
 from jaxinterp.dictionaries.learner import learner
@@ -29,7 +29,7 @@ KINDS = {
 
 
 def build(name):
-    return formats.VARIANTS[name](**KINDS[name])
+    return registry.VARIANTS[name](**KINDS[name])
 
 
 def stored_case(name):

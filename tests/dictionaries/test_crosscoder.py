@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxinterp.dictionaries import base, formats
+from jaxinterp.dictionaries import base, formats, registry
 from jaxinterp.dictionaries.crosscoder import (
     batch_topk_crosscoder,
     crosscoder,
@@ -28,7 +28,7 @@ KINDS = {
 
 
 def build(name):
-    return formats.VARIANTS[name](**KINDS[name])
+    return registry.VARIANTS[name](**KINDS[name])
 
 
 @pytest.mark.parametrize("name", ["l1_crosscoder", "batch_topk_crosscoder"])

@@ -18,9 +18,9 @@ from jaxinterp.dictionaries import base, scores, thresholds
 from jaxinterp.dictionaries.batch_topk import batch_topk
 from jaxinterp.dictionaries.crosscoder import l1_crosscoder
 from jaxinterp.dictionaries.fold import fold, normalised, unit_norms
-from jaxinterp.dictionaries.formats import VARIANTS
 from jaxinterp.dictionaries.gated import gated
 from jaxinterp.dictionaries.jumprelu import jumprelu
+from jaxinterp.dictionaries.registry import VARIANTS
 from jaxinterp.dictionaries.relu import relu
 from jaxinterp.dictionaries.topk import topk
 from jaxinterp.dictionaries.transcoder import skip_transcoder, transcoder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxinterp.dictionaries import base, formats, penalties, scores
+from jaxinterp.dictionaries import base, formats, penalties, registry, scores
 from jaxinterp.dictionaries.atoms import free
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.topk import topk
@@ -127,7 +127,7 @@ def test_gated_tensors_have_the_names_of_saelens(tmp_path, wrapped):
     if wrapped:
         variant, options = "matryoshka", {"recipe": "gated", "prefixes": [8, 24], "width": 24}
     x = jax.random.normal(jax.random.key(1), (20, 6))
-    dictionary = formats.build(variant, options)
+    dictionary = registry.build(variant, options)
     params = dictionary.init(jax.random.key(0), x)
     params = params | {"log_magnitude": jnp.linspace(-1, 1, 24), "encoder_bias": jnp.ones(24) / 9}
     formats.save(tmp_path, variant, options, params)
@@ -156,4 +156,4 @@ def test_options_that_a_file_cannot_hold_are_refused(tmp_path):
 )
 def test_unknown_words_in_options_are_refused(variant, options, message):
     with pytest.raises(ValueError, match=message):
-        formats.build(variant, options)
+        registry.build(variant, options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from jaxinterp.dictionaries import base, formats, kernels, penalties, thresholds
+from jaxinterp.dictionaries import base, kernels, penalties, registry, thresholds
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.relu import relu
 
@@ -188,7 +188,7 @@ def test_a_threshold_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match=r"first_threshold=-0\.1"):
         jumprelu(8, first_threshold=-0.1)
     with pytest.raises(ValueError, match=r"bandwidth=0\.0"):
-        formats.build("jumprelu", {"width": 8, "bandwidth": 0.0})
+        registry.build("jumprelu", {"width": 8, "bandwidth": 0.0})
 
 
 def test_direct_thresholds_are_brought_back_to_zero_after_a_step():

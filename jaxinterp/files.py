@@ -1,15 +1,20 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and reading them back."""
 
 import json
+import math
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+_DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16}
+_DTYPES |= {"I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
 @contextmanager
@@ -79,3 +84,39 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is missing, truncated or not safetensors ({error})") from error
+
+
+def map_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Maps every tensor of a safetensors file; of types that NumPy has, the others are left out.
+
+    Raises:
+        ValueError: the file is missing, truncated, or not safetensors.
+    """
+    try:
+        with safe_open(path, framework="np"):  # checks the header and the file's length
+            pass
+    except (OSError, SafetensorError) as error:
+        problem = "is truncated or not safetensors" if path.is_file() else "is missing"
+        raise ValueError(f"{path} {problem} ({error})") from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    found = {}
+    for name, tensor in header.items():
+        if tensor["dtype"] in _DTYPES:
+            dtype, shape = np.dtype(_DTYPES[tensor["dtype"]]), tuple(tensor["shape"])
+            place = 8 + length + tensor["data_offsets"][0]
+            mapped = np.prod(shape) > 0  # nothing can't be mapped
+            found[name] = (
+                np.memmap(path, dtype, "r", place, shape) if mapped else np.empty(shape, dtype)
+            )
+    return found
+
+
+def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """Uninitialised memory on a 64-byte boundary, which JAX on CPU takes over without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)

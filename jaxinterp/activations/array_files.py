@@ -4,18 +4,16 @@
 other two are compressed and are read whole.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
+
+from jaxinterp import files
 
 _ONE = "activations"  # what the array of a file that names none is called
-_DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": jnp.bfloat16}
-_DTYPES |= {"I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
 
 def open_arrays(path: str | Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -34,7 +32,7 @@ def open_arrays(path: str | Path, names: Sequence[str] | None = None) -> dict[st
             there are are listed) or is not (n, d) floats.
     """
     path = Path(path).expanduser()
-    known = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}
+    known = {".npy": _npy, ".npz": _npz, ".safetensors": files.map_arrays, ".parquet": _parquet}
     if path.suffix not in known:
         raise ValueError(f"{path}: activations are read from {', '.join(known)} files")
     if not path.is_file():
@@ -78,29 +76,6 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} can't be read as .npz: {error}") from error
-
-
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Maps every tensor at the place that the file's header gives."""
-    try:
-        with safe_open(path, framework="np"):  # checks the header and the file's length
-            pass
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is truncated or not safetensors ({error})") from error
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    found = {}
-    for name, tensor in header.items():
-        if tensor["dtype"] in _DTYPES:
-            dtype, shape = np.dtype(_DTYPES[tensor["dtype"]]), tuple(tensor["shape"])
-            place = 8 + length + tensor["data_offsets"][0]
-            mapped = np.prod(shape) > 0  # nothing can't be mapped
-            found[name] = (
-                np.memmap(path, dtype, "r", place, shape) if mapped else np.empty(shape, dtype)
-            )
-    return found
 
 
 def _parquet(path: Path) -> dict[str, np.ndarray]:

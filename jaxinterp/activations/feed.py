@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.activations.array_files import open_arrays
@@ -62,7 +63,13 @@ def _epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-def from_array(x: Rows | Mapping[str, Rows], *, batch: int, seed: int) -> Feed:
+def from_array(
+    x: Rows | Mapping[str, Rows],
+    *,
+    batch: int,
+    seed: int,
+    sharding: NamedSharding | None = None,
+) -> Feed:
     """Batches of rows that are in memory, in an order that depends on `seed` and the epoch alone.
 
     Args:
@@ -70,6 +77,9 @@ def from_array(x: Rows | Mapping[str, Rows], *, batch: int, seed: int) -> Feed:
             together.
         batch: rows in a batch.
         seed: of the order.
+        sharding: where a batch goes, on devices of any process, all of which hold the same rows
+            in host memory; a process gathers only the rows of its own devices. None for a batch
+            wherever the rows are.
 
     Returns:
         The feed; its state is the number of batches so far.
@@ -84,8 +94,17 @@ def from_array(x: Rows | Mapping[str, Rows], *, batch: int, seed: int) -> Feed:
         for start in range(0, n, _PIECE):
             check_finite(rows[start : start + _PIECE], name, np.arange(start, n))
 
+    def chosen(column: Rows, rows: Int[np.ndarray, " batch"]) -> Any:
+        if sharding is None:
+            return column[rows]
+        shape = (len(rows), *column.shape[1:])
+        return jax.make_array_from_callback(
+            shape, sharding, lambda place: np.asarray(column[rows[place[0]]][:, *place[1:]])
+        )
+
     def take(rows: Int[np.ndarray, " batch"]) -> Any:
-        return jax.tree.map(lambda column: column[rows], dict(x) if isinstance(x, Mapping) else x)
+        whole = dict(x) if isinstance(x, Mapping) else x
+        return jax.tree.map(lambda column: chosen(column, rows), whole)
 
     return _from_rows(take, n, batch, seed)
 

@@ -96,7 +96,7 @@ def transformed(statistics: Moments, affine: Affine) -> Moments:
 
 def identity(d: int) -> Affine:
     """Changes nothing."""
-    return _scaling(np.zeros(d), 1.0)
+    return scaling(np.zeros(d), 1.0)
 
 
 def centring(statistics: Moments) -> Affine:
@@ -105,7 +105,7 @@ def centring(statistics: Moments) -> Affine:
     The mean is where most dead latents come from: with a mean much longer than the spread, every
     row looks alike to the encoder (see `activations.outliers`).
     """
-    return _scaling(statistics.mean, 1.0)
+    return scaling(statistics.mean, 1.0)
 
 
 def mean_norm(statistics: Moments) -> Affine:
@@ -120,7 +120,7 @@ def mean_norm(statistics: Moments) -> Affine:
             "the mean norm of transformed rows is not known from moments of the raw ones: estimate "
             "moments of the transformed rows, or scale by the mean square"
         )
-    return _scaling(np.zeros(d), np.sqrt(d) / _positive(length, "mean norm"))
+    return scaling(np.zeros(d), np.sqrt(d) / _positive(length, "mean norm"))
 
 
 def unit_mean_square(statistics: Moments) -> Affine:
@@ -130,7 +130,7 @@ def unit_mean_square(statistics: Moments) -> Affine:
         ValueError: all rows are zero.
     """
     size = _positive(statistics.mean_square(), "mean square")
-    return _scaling(np.zeros_like(statistics.mean), 1 / np.sqrt(size))
+    return scaling(np.zeros_like(statistics.mean), 1 / np.sqrt(size))
 
 
 def unit_variance(statistics: Moments) -> Affine:
@@ -140,7 +140,7 @@ def unit_variance(statistics: Moments) -> Affine:
         ValueError: all rows are equal.
     """
     d, variance = len(statistics.mean), _positive(statistics.variance().sum(), "variance")
-    return _scaling(statistics.mean, np.sqrt(d / variance))
+    return scaling(statistics.mean, np.sqrt(d / variance))
 
 
 def standardising(statistics: Moments, *, floor: float = 1e-3) -> Affine:
@@ -156,7 +156,7 @@ def standardising(statistics: Moments, *, floor: float = 1e-3) -> Affine:
     """
     variance = statistics.variance()
     least = floor * np.sqrt(_positive(variance.mean(), "variance"))
-    return _scaling(statistics.mean, 1 / np.maximum(np.sqrt(variance), least))
+    return scaling(statistics.mean, 1 / np.maximum(np.sqrt(variance), least))
 
 
 def whitening(statistics: Moments, *, shrinkage: float = 0.0, floor: float = 1e-6) -> Affine:
@@ -236,7 +236,8 @@ def _in_type_of(x: Array, affine: Affine) -> Affine:
     return Affine(*(jnp.asarray(part, wide) for part in affine))
 
 
-def _scaling(centre: Any, scale: Any) -> Affine:
+def scaling(centre: Any, scale: Any) -> Affine:
+    """`(x - centre) * scale`, one scale for all coordinates or one for each."""
     scale = np.asarray(scale, np.float64)
     return Affine(np.asarray(centre, np.float64), scale, 1 / scale)
 

@@ -186,6 +186,9 @@ def _foldable(dictionary: Dictionary, params: Any, *, shared: bool) -> bool:
     if jnp.shape(params["encoder_bias"]) != jnp.shape(params["encoder"])[:1]:
         return False  # latents of several layers
     x = jnp.zeros(_row(params).shape)
+    codes = jax.eval_shape(dictionary.encode, params, x)
+    if isinstance(codes, WithRest) and codes.scale is not None:
+        return False  # a row's own scale is no part of an affine map
 
     def run(p: Params) -> Array:
         return dictionary.decode(p, dictionary.encode(p, x))

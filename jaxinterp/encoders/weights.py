@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from jaxinterp.encoders.layouts import Tensor, chunk_axis, read_slices
 from jaxinterp.encoders.sharding import RULES
+from jaxinterp.files import aligned_empty
 from jaxinterp.parallel import sharding_of
 
 INDEX = "model.safetensors.index.json"
@@ -189,7 +190,7 @@ def _read_layers(
 ) -> np.ndarray:
     """The part `want` of a parameter, layer after layer and chunk after chunk."""
     rows = [slice(*s.indices(n)) for s, n in zip(want, shape, strict=True)]
-    out = _aligned_empty([s.stop - s.start for s in rows], dtype)
+    out = aligned_empty([s.stop - s.start for s in rows], dtype)
     if tensor.layers:
         for target, name in zip(out, names[rows[0]], strict=True):
             _read_layer(files, tensor, name, rows[1:], target)
@@ -215,11 +216,3 @@ def _read_layer(
         into = (*(slice(None),) * axis, slice(start, stop))
         part = [*want[:axis], piece, *want[axis + 1 :]]
         out[into] = read_slices(tensor, file_shape, read, part)
-
-
-def _aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """Uninitialised memory on a 64-byte boundary, which JAX on CPU takes over without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxinterp.activations.moments import coordinate_moments, estimate, merge, moments
+from jaxinterp.parallel import global_batch, make_mesh
 
 D = 7
 
@@ -93,3 +94,11 @@ def test_bfloat16_rows_are_summed_in_float32(far):
     rounded = np.asarray(jnp.asarray(far - 3000.0, jnp.bfloat16), np.float64)
     np.testing.assert_allclose(found.mean, rounded.mean(0), atol=1e-5)
     np.testing.assert_allclose(found.variance(), rounded.var(0), rtol=1e-5)
+
+
+def test_rows_on_several_devices_have_the_same_moments(rng):
+    x = (rng.normal(size=(64, 5)) @ rng.normal(size=(5, 5)) + 100).astype(np.float32)
+    spread = global_batch(x, make_mesh("data=8"))
+    assert len(spread.addressable_shards) == 8
+    for ours, expected in zip(moments(spread), moments(x), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)

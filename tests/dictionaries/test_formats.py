@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxinterp.activations.normalise import Affine, apply, invert
 from jaxinterp.dictionaries import base, formats, penalties, registry, scores
 from jaxinterp.dictionaries.atoms import free
+from jaxinterp.dictionaries.formats import lazy, native
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.topk import topk
+from jaxinterp.parallel import make_mesh
 
 
 @pytest.fixture
@@ -55,6 +58,7 @@ def edit_header(folder, **changes):
     [
         ({"format": "other"}, "not a jaxinterp dictionary"),
         ({"version": 99}, "version 99"),
+        ({"version": None}, "version None"),
         ({"variant": "none"}, "unknown variant 'none'"),
     ],
 )
@@ -157,3 +161,104 @@ def test_options_that_a_file_cannot_hold_are_refused(tmp_path):
 def test_unknown_words_in_options_are_refused(variant, options, message):
     with pytest.raises(ValueError, match=message):
         registry.build(variant, options)
+
+
+def whole_tensors(stored):
+    return {name: lazy.whole(tensor) for name, tensor in stored.tensors.items()}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_kept_and_thresholds_are_not_rounded(tmp_path, dtype):
+    x = jax.random.normal(jax.random.key(1), (20, 6))
+    params = jumprelu(24).init(jax.random.key(0), x)
+    params = {n: v.astype(dtype) for n, v in params.items()}
+    params["threshold"] = jnp.linspace(0.1, 0.2, 24)  # float32
+    formats.save(tmp_path, "jumprelu", {"width": 24}, params)
+    _, loaded, _ = formats.load(tmp_path)
+    for name, value in params.items():
+        assert loaded[name].dtype == value.dtype
+        np.testing.assert_array_equal(loaded[name], value)
+    _, wide, _ = formats.load(tmp_path, dtype=jnp.float32)
+    assert {v.dtype for v in wide.values()} == {np.dtype(np.float32)}
+    _, narrow, _ = formats.load(tmp_path, dtype=jnp.bfloat16)
+    assert narrow["encoder"].dtype == jnp.bfloat16
+    assert narrow["threshold"].dtype == jnp.float32
+
+
+def test_each_device_reads_its_own_latents(saved, monkeypatch):
+    folder, params, _ = saved
+    read, original = [], lazy.held
+
+    def watched(name, array):
+        tensor = original(name, array)
+
+        def part(region):
+            read.append((name, region))
+            return tensor.read(region)
+
+        return tensor._replace(read=part)
+
+    monkeypatch.setattr(lazy, "held", watched)
+    mesh = make_mesh("data=2,model=4")
+    _, loaded, _ = formats.load(folder, mesh=mesh)
+    for name, value in params.items():
+        np.testing.assert_array_equal(loaded[name], value)
+    assert loaded["encoder"].addressable_shards[0].data.shape == (6, 6)
+    assert loaded["decoder"].sharding.spec[0] == "model"
+    asked = [region[0] for name, region in read if name == "W_dec"]
+    # Each quarter once, though two devices hold it.
+    assert sorted((s.start, s.stop) for s in asked) == [(0, 6), (6, 12), (12, 18), (18, 24)]
+
+
+SPACES = Affine(np.arange(6.0), np.diag([2.0, 1, 1, 3, 1, 1])[:, ::-1], np.zeros((6, 6)))
+SPACES = SPACES._replace(inverse=np.linalg.inv(SPACES.matrix))
+
+
+@pytest.mark.parametrize("encoder", ["linear", "tied"])
+def test_a_normalisation_is_kept_and_folded_when_it_is_loaded(tmp_path, encoder):
+    """In the weights where they allow it, around them where they do not: the same codes."""
+    options = {"width": 24, "k": 3, "scores": encoder}
+    dictionary = registry.build("topk", options)
+    x = jax.random.normal(jax.random.key(1), (20, 6))
+    params = dictionary.init(jax.random.key(0), x)
+    stored = formats.from_memory("topk", options, params)._replace(normalisation=SPACES)
+    native.write(tmp_path, stored)
+    again = formats.open_stored(tmp_path)
+    for part, value in again.normalisation._asdict().items():
+        np.testing.assert_array_equal(value, getattr(SPACES, part))
+    for name, value in whole_tensors(again).items():
+        np.testing.assert_array_equal(value, params[name])
+    loaded, folded, _ = formats.load(tmp_path)
+    codes = loaded.encode(folded, x)
+    expected = dictionary.encode(params, apply(SPACES, x))
+    np.testing.assert_allclose(codes.values, expected.values, atol=1e-4)
+    x_hat = invert(SPACES, dictionary.decode(params, expected))
+    np.testing.assert_allclose(loaded.decode(folded, codes), x_hat, atol=1e-4)
+    assert (encoder == "linear") == bool(jnp.any(folded["decoder"] != params["decoder"]))
+
+
+def test_a_normalisation_for_each_site_and_one_of_the_target_are_kept(tmp_path):
+    params = {"encoder": jnp.ones((4, 3)), "encoder_bias": jnp.ones(4)}
+    params |= {"decoder": jnp.ones((4, 6)), "decoder_bias": jnp.ones(6)}
+    small = Affine(np.ones(3), np.asarray(2.0), np.asarray(0.5))
+    options = {"width": 4, "recipe": "relu"}
+    stored = formats.from_memory("transcoder", options, params)
+    native.write(tmp_path / "a", stored._replace(normalisation=small, target=SPACES))
+    again = formats.open_stored(tmp_path / "a")
+    np.testing.assert_array_equal(again.normalisation.matrix, 2.0)
+    np.testing.assert_array_equal(again.target.inverse, SPACES.inverse)
+    native.write(tmp_path / "b", stored._replace(normalisation=[small, small._replace(matrix=3.0)]))
+    both = formats.open_stored(tmp_path / "b").normalisation
+    assert [float(one.matrix) for one in both] == [2.0, 3.0]
+
+
+def test_a_file_of_the_second_version_with_a_skip_path_still_loads(tmp_path):
+    """It called W_skip `skip`."""
+    params = {"encoder": jnp.ones((4, 3)), "encoder_bias": jnp.ones(4)}
+    params |= {"decoder": jnp.ones((4, 2)), "decoder_bias": jnp.ones(2), "skip": jnp.ones((2, 3))}
+    formats.save(tmp_path, "skip_transcoder", {"width": 4, "recipe": "relu"}, params)
+    path = tmp_path / "dictionary.safetensors"
+    tensors = load_file(path)
+    save_file({"skip" if n == "W_skip" else n: v for n, v in tensors.items()}, path)
+    edit_header(tmp_path, version=2)
+    np.testing.assert_array_equal(formats.load(tmp_path)[1]["skip"], params["skip"])

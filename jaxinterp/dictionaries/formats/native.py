@@ -1,35 +1,54 @@
-"""Dictionaries on disk: one safetensors file and one JSON, readable without this library.
+r"""Our own format: one safetensors file and one JSON, readable without this library.
 
-`dictionary.json` holds `format`, `version`, `variant`, `options` (the arguments of the variant)
-and `source` (model, site, data: free fields). An option that is a part, such as a penalty, stands
-by its name; one with settings as `{"part": "tanh", "scale": 2.0}`.
+`dictionary.json` holds
 
-`dictionary.safetensors` holds, under SAELens' names and in its orientation where the meaning is the
-same,
+    format         "jaxinterp-dictionary"
+    version        1, 2 or 3 (this one); a reader refuses a larger one
+    variant        the function that builds it, a key of `registry.VARIANTS`
+    options        that function's arguments; a part, such as a penalty, by its name, and one with
+                   settings as {"part": "tanh", "scale": 2.0}
+    source         what it was trained on: model, site, layer, and free fields
+    notes          what a reader should know (a list of sentences; from version 3)
+
+`dictionary.safetensors` holds the parameters in float64, float32, float16 or bfloat16, under
+SAELens' names and in its orientation where the meaning is the same,
 
     encoder         W_enc (d, width)      decoder         W_dec (width, d)
     encoder_bias    b_enc (width)         decoder_bias    b_dec (d)
     threshold       threshold (width), or () for batch top-k
     log_threshold   log_threshold (width)
     hidden          W_hidden (d, hidden)  hidden_bias     b_hidden (hidden)
+    skip            W_skip (d_out, d_in)
     gated:          encoder_bias is b_gate, magnitude_bias b_mag, log_magnitude r_mag, all (width)
 
-and any other parameter under its own name and in its own orientation.
+and any other parameter under its own name and in its own orientation. W_enc of a dictionary of
+several sites or layers is as the parameter `encoder`. From version 3, a dictionary that wants
+normalised activations $y = (x - c) A$ and gives $\hat x = \hat y A^- + c$ may add, in float64,
+
+    normalisation.centre     $c$ (d)
+    normalisation.matrix     $A$ (), (d) or (d, r)
+    normalisation.inverse    $A^-$ (), (d) or (r, d)
+
+(normalisation.0.centre, normalisation.1.centre, ... for one a site) and the same under `target.`
+where the target has another. Version 1 knew top-k only; version 2 called W_skip `skip`.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxinterp import files
-from jaxinterp.dictionaries.base import Dictionary
-from jaxinterp.dictionaries.registry import build, to_json
+from jaxinterp.activations.normalise import Affine
+from jaxinterp.dictionaries.fold import Spaces
+from jaxinterp.dictionaries.formats import lazy
+from jaxinterp.dictionaries.formats.lazy import Lazy
+from jaxinterp.dictionaries.formats.stored import Format, Stored, checked, from_memory
+from jaxinterp.dictionaries.registry import to_json
 
-FORMAT, VERSION = "jaxinterp-dictionary", 2
+NAME, VERSION = "jaxinterp-dictionary", 3
+HEADER, TENSORS = "dictionary.json", "dictionary.safetensors"
 
 
 class _Tensor(NamedTuple):
@@ -65,13 +84,6 @@ _LAYOUTS: dict[str, dict[str, _Tensor]] = {
 }
 
 
-# Variants whose sample is a pair (x, target).
-_READ_AND_WRITE = (
-    *("transcoder", "skip_transcoder"),
-    *("cross_layer_batch_topk", "cross_layer_jumprelu", "cross_layer_topk"),
-)
-
-
 def save(
     folder: str | Path,
     variant: str,
@@ -91,83 +103,117 @@ def save(
     Raises:
         ValueError: an option that JSON can't hold and that is not a part of this library.
     """
+    write(Path(folder), from_memory(variant, options, params, source))
+
+
+def write(folder: Path, stored: Stored) -> tuple[str, ...]:
+    """Writes a stored dictionary; nothing is lost.
+
+    Raises:
+        ValueError: an option that JSON can't hold and that is not a part of this library.
+    """
     header = {
-        "format": FORMAT,
+        "format": NAME,
         "version": VERSION,
-        "variant": variant,
-        "options": {name: to_json(name, value) for name, value in options.items()},
-        "source": dict(source or {}),
+        "variant": stored.variant,
+        "options": {name: to_json(name, value) for name, value in stored.options.items()},
+        "source": dict(stored.source),
+        "notes": list(stored.notes),
     }
-    folder = Path(folder)
+    layout = _layout(stored.variant, header["options"])
+    tensors = {}
+    for name, tensor in stored.tensors.items():
+        kept = layout.get(name, _Tensor(name))
+        tensors[kept.name] = lazy.whole(lazy.transposed(tensor) if kept.swapped else tensor)
+    for name, spaces in (("normalisation", stored.normalisation), ("target", stored.target)):
+        tensors |= _from_spaces(name, spaces)
     folder.mkdir(parents=True, exist_ok=True)
-    layout = _layout(variant, header["options"], params)
-    tensors = {layout[n].name: _oriented(np.asarray(v), layout[n]) for n, v in params.items()}
-    files.write_arrays(folder / "dictionary.safetensors", tensors)
-    files.write_json(folder / "dictionary.json", header)
+    files.write_arrays(folder / TENSORS, tensors)
+    files.write_json(folder / HEADER, header)
+    return ()
 
 
-def load(folder: str | Path) -> tuple[Dictionary, dict[str, Any], dict[str, Any]]:
-    """Reads a dictionary.
-
-    Returns:
-        (dictionary, params, header), the header as in the JSON file.
+def read(path: Path) -> Stored:
+    """Opens a dictionary of ours.
 
     Raises:
         ValueError: missing or truncated files, another format, a version from the future, an
             unknown variant, or tensors that are not those of the variant.
     """
-    folder = Path(folder)
-    header = files.read_json(folder / "dictionary.json")
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{folder} is not a jaxinterp dictionary: format {header.get('format')!r}")
-    if header["version"] > VERSION:
-        raise ValueError(f"{folder} has version {header['version']}, this library reads {VERSION}")
-    try:
-        dictionary = build(header["variant"], header["options"])
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    tensors = files.read_arrays(folder / "dictionary.safetensors")
-    if "W_dec" not in tensors or tensors["W_dec"].ndim < 2:
-        raise ValueError(f"{folder} holds tensors {sorted(tensors)}; expected W_dec (width, d) too")
-    expected = _expected(header["variant"], dictionary, tensors)
-    layout = _layout(header["variant"], header["options"], expected)
-    names = {layout[name].name for name in expected}
-    if set(tensors) != names:
-        raise ValueError(f"{folder} holds tensors {sorted(tensors)}; expected {sorted(names)}")
-    params = {}
-    for name, like in expected.items():
-        kept = layout[name]
-        value = _oriented(tensors[kept.name], kept)
-        if value.shape != like.shape:
-            shape, wanted = tensors[kept.name].shape, like.shape[:: -1 if kept.swapped else 1]
-            raise ValueError(f"{folder}: {kept.name} has shape {shape}, not {wanted}")
-        params[name] = jnp.asarray(value)
-    return dictionary, params, header
+    folder = path if path.is_dir() else path.parent
+    header = files.read_json(folder / HEADER)
+    kind = header.get("format") if isinstance(header, dict) else header
+    if kind != NAME:
+        raise ValueError(f"{folder} is not a jaxinterp dictionary: format {kind!r}")
+    version = header.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise ValueError(f"{folder} has version {version}, this library reads up to {VERSION}")
+    kinds = {"variant": str, "options": dict, "source": dict, "notes": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name, kind()), kind)]
+    if wrong or not {"variant", "options"} <= set(header):
+        raise ValueError(
+            f"{folder / HEADER} needs a variant, a text, and options, an object; source, an "
+            "object, and notes, a list, may be there"
+        )
+    found = lazy.open_safetensors(folder / TENSORS)
+    spaces = {name: _to_spaces(name, found) for name in ("normalisation", "target")}
+    layout = _layout(header["variant"], header["options"])
+    ours = {kept.name: (name, kept.swapped) for name, kept in layout.items()}
+    tensors = {}
+    for name, tensor in found.items():
+        if not name.startswith(("normalisation.", "target.")):
+            own, swapped = ours.get(name, (name, False))
+            tensors[own] = lazy.transposed(tensor) if swapped else tensor
+    stored = Stored(
+        header["variant"],
+        header["options"],
+        tensors,
+        **spaces,
+        source=header.get("source", {}),
+        notes=tuple(header.get("notes", ())),
+        format=NAME,
+    )
+    return checked(stored, folder)
 
 
-def _layout(
-    variant: str, options: Mapping[str, Any], names: Mapping[str, Any]
-) -> dict[str, _Tensor]:
-    # A wrapper of another variant has that one's tensors.
-    special = _LAYOUTS.get(options.get("recipe", variant), {})
-    return {n: special.get(n, _COMMON.get(n, _Tensor(n))) for n in names}
+def _recognises(path: Path) -> bool:
+    return path.name == HEADER or (path / HEADER).is_file() or (path / TENSORS).is_file()
 
 
-def _oriented(value: np.ndarray, kept: _Tensor) -> np.ndarray:
-    return value.T if kept.swapped else value
+FORMAT = Format("jaxinterp", f"{HEADER} and {TENSORS}", _recognises, read, write)
 
 
-def _expected(
-    variant: str, dictionary: Dictionary, tensors: Mapping[str, np.ndarray]
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names and shapes of the parameters that the variant would start with, without making them."""
-    row = tensors["b_dec"].shape if "b_dec" in tensors else tensors["W_dec"].shape[1:]
-    sample: Any = jax.ShapeDtypeStruct((2, *row), jnp.float32)
-    if variant in _READ_AND_WRITE:
-        read = tensors["W_enc"].shape
-        # Rows of W_enc where it is turned, the last axis where there is one for each layer.
-        d_in = read[0] if len(read) == 2 else read[-1]
-        sample = (jax.ShapeDtypeStruct((2, *row[:-1], d_in), jnp.float32), sample)
-    if variant == "temporal":
-        sample = jax.ShapeDtypeStruct((2, 2, *row), jnp.float32)
-    return jax.eval_shape(dictionary.init, jax.random.key(0), sample)
+def _layout(variant: str, options: Mapping[str, Any]) -> dict[str, _Tensor]:
+    # A wrapper of another variant has that one's tensors, and perhaps its own.
+    inner = options.get("recipe")
+    special = _LAYOUTS.get(inner, {}) if isinstance(inner, str) else {}
+    return _COMMON | _LAYOUTS.get(variant, {}) | special
+
+
+def _from_spaces(name: str, spaces: Spaces | None) -> dict[str, np.ndarray]:
+    if spaces is None:
+        return {}
+    if isinstance(spaces, Affine):
+        parts = spaces._asdict()
+        return {f"{name}.{part}": np.asarray(value, np.float64) for part, value in parts.items()}
+    tensors = {}
+    for i, affine in enumerate(spaces):
+        tensors |= _from_spaces(f"{name}.{i}", affine)
+    return tensors
+
+
+def _to_spaces(name: str, found: Mapping[str, Lazy]) -> Spaces | None:
+    if f"{name}.centre" in found:
+        return _to_affine(name, found)
+    spaces = []
+    while f"{name}.{len(spaces)}.centre" in found:
+        spaces.append(_to_affine(f"{name}.{len(spaces)}", found))
+    return spaces or None
+
+
+def _to_affine(name: str, found: Mapping[str, Lazy]) -> Affine:
+    parts = [f"{name}.{part}" for part in Affine._fields]
+    missing = [part for part in parts if part not in found]
+    if missing:
+        raise ValueError(f"{TENSORS} lacks {', '.join(missing)}")
+    return Affine(*(lazy.whole(found[part]) for part in parts))

@@ -1,0 +1,220 @@
+"""Tensors of a file that are not read yet: what is asked for is read, and nothing else."""
+
+import itertools
+import math
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array
+
+from jaxinterp import files
+
+_CHUNK_BYTES = 32 << 20  # read at once, so that a change of type or axes never doubles a tensor
+_LINE_BYTES, _TILE = 64, 1024  # a tile that changes the order of axes: a cache line by so many
+
+Region = tuple[slice, ...]
+
+
+class Lazy(NamedTuple):
+    """A tensor that is read in parts.
+
+    Attributes:
+        name: what the file calls it, for messages.
+        shape: its shape.
+        dtype: the type it is read in.
+        read: `(one slice for each axis) -> array`. Slices have bounds and no steps.
+        order: its axes from the slowest to the fastest one in the file; None for as they come.
+        release: lets go of the memory that reading took, where that is a map of the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[Region], np.ndarray]
+    order: tuple[int, ...] | None = None
+    release: Callable[[], None] = lambda: None
+
+
+def open_safetensors(path: Path) -> dict[str, Lazy]:
+    """The tensors of a safetensors file, mapped.
+
+    Raises:
+        ValueError: the file is missing, truncated, or not safetensors.
+    """
+    return {name: held(name, array) for name, array in files.map_arrays(path).items()}
+
+
+def held(name: str, array: Any) -> Lazy:
+    """An array that is in memory, or mapped, as a lazy tensor."""
+    array = array if isinstance(array, np.ndarray) else np.asarray(array)
+    order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
+    pages = _map_of(array)
+
+    def release() -> None:
+        if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)  # the system still has them, this process has not
+
+    def read(region: Region) -> np.ndarray:
+        return np.asarray(array[region])  # where there is no axis, NumPy gives a number
+
+    return Lazy(name, array.shape, array.dtype, read, tuple(order), release)
+
+
+def whole(lazy: Lazy) -> np.ndarray:
+    """All of a tensor, in its own type."""
+    return np.asarray(lazy.read(tuple(slice(0, n) for n in lazy.shape)))
+
+
+def transposed(lazy: Lazy, order: Sequence[int] | None = None) -> Lazy:
+    """The same tensor with its axes in another order.
+
+    Args:
+        lazy: a tensor.
+        order: which of its axes each new axis is; None turns the order round.
+    """
+    axes = tuple(range(len(lazy.shape)))[::-1] if order is None else tuple(order)
+
+    def read(region: Region) -> np.ndarray:
+        asked = [region[axes.index(i)] for i in range(len(axes))]
+        return lazy.read(tuple(asked)).transpose(axes)
+
+    order = None if lazy.order is None else tuple(axes.index(i) for i in lazy.order)
+    return lazy._replace(shape=tuple(lazy.shape[i] for i in axes), read=read, order=order)
+
+
+def changed(
+    lazy: Lazy, change: Callable[[np.ndarray, Region], np.ndarray], dtype: Any = None
+) -> Lazy:
+    """A tensor of the same shape whose parts are computed from the same parts of another.
+
+    Args:
+        lazy: a tensor.
+        change: `(part, region) -> part`.
+        dtype: type of the result; None for that of the tensor.
+    """
+    kind = lazy.dtype if dtype is None else np.dtype(dtype)
+
+    def read(region: Region) -> np.ndarray:
+        return np.asarray(change(lazy.read(region), region)).astype(kind, copy=False)
+
+    return lazy._replace(dtype=kind, read=read)
+
+
+def times_rows(lazy: Lazy, factors: np.ndarray) -> Lazy:
+    """Every row (or number, of a vector) times its own factor; computed in float64."""
+
+    def change(part: np.ndarray, region: Region) -> np.ndarray:
+        rows = factors[region[0]].astype(np.float64)
+        return part.astype(np.float64) * rows.reshape((-1,) + (1,) * (part.ndim - 1))
+
+    return changed(lazy, change)
+
+
+def row_norms(lazy: Lazy) -> np.ndarray:
+    """Euclidean length of each row, in float64, without holding the tensor."""
+    return _for_rows(lazy, lambda rows: np.linalg.norm(rows.reshape(len(rows), -1), axis=1))
+
+
+def products(lazy: Lazy, vector: np.ndarray) -> np.ndarray:
+    """Product of each row of a matrix with a vector, in float64, without holding the matrix."""
+    return _for_rows(lazy, lambda rows: rows @ vector)
+
+
+def _for_rows(lazy: Lazy, reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    found = np.empty(lazy.shape[0])
+    step = max(1, _CHUNK_BYTES // max(1, math.prod(lazy.shape[1:]) * 8))
+    for start in range(0, lazy.shape[0], step):
+        rows = slice(start, min(start + step, lazy.shape[0]))
+        part = lazy.read((rows, *(slice(0, n) for n in lazy.shape[1:])))
+        found[rows] = reduce(part.astype(np.float64))
+        lazy.release()
+    return found
+
+
+def place(lazy: Lazy, dtype: Any, sharding: NamedSharding | None = None) -> Array:
+    """Reads a tensor onto the default device, or its slices onto the devices of a mesh.
+
+    Args:
+        lazy: a tensor.
+        dtype: type to keep.
+        sharding: where each slice goes; None for all on the default device.
+
+    Returns:
+        The array. Beyond it, host memory holds one chunk, and with a mesh each slice that this
+        process' devices need, once.
+    """
+    dtype = np.dtype(dtype)
+    if sharding is None:
+        # Unlike `jnp.asarray`, this takes the memory over.
+        return jax.device_put(_read(lazy, tuple(slice(0, n) for n in lazy.shape), dtype))
+    done: dict[tuple[int, ...], np.ndarray] = {}
+
+    def once(region: Region | None) -> np.ndarray:
+        bounds = [
+            s.indices(n)[:2]
+            for s, n in zip(
+                region or tuple(slice(None) for _ in lazy.shape), lazy.shape, strict=True
+            )
+        ]
+        key = tuple(i for pair in bounds for i in pair)  # devices that hold the same part share it
+        if key not in done:
+            done[key] = _read(lazy, tuple(slice(*pair) for pair in bounds), dtype)
+        return done[key]
+
+    return jax.make_array_from_callback(lazy.shape, sharding, once)
+
+
+def _read(lazy: Lazy, region: Region, dtype: np.dtype) -> np.ndarray:
+    """A part in another type and order, block after block into memory that JAX takes over."""
+    out = files.aligned_empty([s.stop - s.start for s in region], dtype)
+    itemsize = max(dtype.itemsize, lazy.dtype.itemsize)
+    for block in _blocks(lazy, out.shape, itemsize):
+        asked = zip(region, block, strict=True)
+        part = lazy.read(tuple(slice(r.start + b.start, r.start + b.stop) for r, b in asked))
+        _copy(out[(*block, ...)], part)  # the dots keep an array where there is no axis
+        lazy.release()
+    return out
+
+
+def _blocks(lazy: Lazy, shape: Sequence[int], itemsize: int) -> Iterator[Region]:
+    """Blocks of `_CHUNK_BYTES` that lie together in the file, in the file's order."""
+    order = range(len(shape)) if lazy.order is None else lazy.order
+    left, spans = max(1, _CHUNK_BYTES // itemsize), {}
+    for axis in reversed(order):
+        step = max(1, min(shape[axis], left))
+        left //= step
+        spans[axis] = [slice(i, min(i + step, shape[axis])) for i in range(0, shape[axis], step)]
+    for chosen in itertools.product(*(spans[axis] for axis in order)):
+        block = dict(zip(order, chosen, strict=True))
+        yield tuple(block[axis] for axis in range(len(shape)))
+
+
+def _copy(out: np.ndarray, part: np.ndarray) -> None:
+    """`out[...] = part`, in tiles that fit the caches where the two have their axes in turn."""
+    longer = [axis for axis in range(part.ndim) if part.shape[axis] > 1]
+    fastest = min(longer, key=lambda axis: part.strides[axis], default=0)
+    if len(longer) < 2 or fastest == longer[-1]:
+        out[...] = part
+        return
+    axes = [*(a for a in longer if a not in (fastest, longer[-1])), fastest, longer[-1]]
+    rest = [axis for axis in range(part.ndim) if axis not in longer]
+    out, part = (array.transpose([*rest, *axes]) for array in (out, part))
+    line = max(1, _LINE_BYTES // out.itemsize)
+    for index in np.ndindex(part.shape[:-2]):
+        into, of = out[index], part[index]
+        for i in range(0, of.shape[0], _TILE):
+            for j in range(0, of.shape[1], line):
+                into[i : i + _TILE, j : j + line] = of[i : i + _TILE, j : j + line]
+
+
+def _map_of(array: np.ndarray) -> mmap.mmap | None:
+    """The map of a file that an array is a view of."""
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    return base if isinstance(base, mmap.mmap) else None

@@ -1,0 +1,235 @@
+"""A dictionary as a file holds it: what every format's reader gives and every writer takes."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from jaxinterp.dictionaries.base import Dictionary
+from jaxinterp.dictionaries.fold import Spaces, fold
+from jaxinterp.dictionaries.formats import lazy, orientation
+from jaxinterp.dictionaries.formats.lazy import Lazy
+from jaxinterp.dictionaries.registry import build
+from jaxinterp.dictionaries.sharding import RULES
+from jaxinterp.parallel import sharding_of
+
+# Compared with scores in float32, whatever the type of the rest.
+_PRECISE = ("threshold", "log_threshold")
+# Variants whose sample is a pair (x, target).
+_READ_AND_WRITE = (
+    *("transcoder", "skip_transcoder"),
+    *("cross_layer_batch_topk", "cross_layer_jumprelu", "cross_layer_topk"),
+)
+
+
+class Stored(NamedTuple):
+    """A dictionary and what is known of it, its tensors not read yet.
+
+    Attributes:
+        variant: a key of `registry.VARIANTS`.
+        options: its arguments, as in JSON: plain values, and parts by name (`registry.to_json`).
+        tensors: its parameters by our names, in our orientation: what `init` of the variant has.
+        normalisation: what the dictionary expects to be applied to activations, or one for each
+            site of a crosscoder; None if it takes them raw.
+        target: that of a transcoder's target; None for the same as the input's.
+        source: what it was trained on: `model`, `site`, `layer`, and any other field.
+        notes: what a reader should know: what the file says that was left out or assumed.
+        format: name of the format it was read from.
+    """
+
+    variant: str
+    options: dict[str, Any]
+    tensors: dict[str, Lazy]
+    normalisation: Spaces | None = None
+    target: Spaces | None = None
+    source: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    format: str = "memory"
+
+
+class Format(NamedTuple):
+    """How one library keeps a dictionary.
+
+    Attributes:
+        name: as in `convert --to`.
+        looks: the files that it is known by, for a person.
+        recognises: `path -> bool`, of a folder or of a file; looks at names only.
+        read: `path -> Stored`; raises ValueError for anything but a whole file of this format.
+        write: `(folder, Stored) -> notes`: writes it, and gives back what the format can't hold;
+            raises ValueError before anything is written where the loss would change the codes.
+            None for formats that are only read.
+    """
+
+    name: str
+    looks: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path], Stored]
+    write: Callable[[Path, Stored], tuple[str, ...]] | None = None
+
+
+def from_memory(
+    variant: str,
+    options: Mapping[str, Any],
+    params: Mapping[str, Any],
+    source: Mapping[str, Any] | None = None,
+) -> Stored:
+    """A trained dictionary, to be written."""
+    tensors = {name: lazy.held(name, np.asarray(value)) for name, value in params.items()}
+    return Stored(variant, dict(options), tensors, source=dict(source or {}))
+
+
+def dictionary_of(stored: Stored) -> Dictionary:
+    """The functions of a stored dictionary, its tensors checked against them by name and shape.
+
+    Raises:
+        ValueError: an unknown variant or option, missing or unknown tensors, or another shape.
+    """
+    dictionary = build(stored.variant, stored.options)
+    tensors = stored.tensors
+    if "decoder" not in tensors or len(tensors["decoder"].shape) < 2:
+        raise ValueError(f"holds tensors {_told(tensors)}; a decoder (width, d) is needed")
+    try:
+        expected = _expected(stored, dictionary)
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        told = f"{stored.variant} with options {stored.options}"
+        raise ValueError(f"{told} is no dictionary: {error}") from error
+    if set(tensors) != set(expected):
+        raise ValueError(
+            f"holds tensors {_told(tensors)}; {stored.variant} has {', '.join(sorted(expected))}"
+        )
+    for name, like in expected.items():
+        tensor = tensors[name]
+        if tensor.shape != like.shape:
+            raise ValueError(
+                f"{tensor.name} has shape {tensor.shape} as {name}; {stored.variant} of these "
+                f"options has {like.shape}"
+            )
+    return dictionary
+
+
+def checked(stored: Stored, path: Path) -> Stored:
+    """The same, its tensors checked; `path` is told where they are not those of the variant.
+
+    A square dictionary (as many latents as dimensions) fits its shapes turned round too: see
+    `orientation`.
+
+    Raises:
+        ValueError: see `dictionary_of`, or a square one that is turned round.
+    """
+    try:
+        dictionary_of(stored)
+        orientation.check(stored.tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return stored
+
+
+def params_of(stored: Stored, *, dtype: Any = None, mesh: Mesh | None = None) -> dict[str, Array]:
+    """Reads the parameters.
+
+    Args:
+        stored: a stored dictionary.
+        dtype: type of all parameters but thresholds, which stay in float32; None for that of the
+            file, float64 made float32.
+        mesh: devices, with the latents over its axis `model`: each device gets its own slices
+            straight from the file. None for the default device.
+    """
+    params = {}
+    for name, tensor in stored.tensors.items():
+        kind = tensor.dtype if dtype is None else np.dtype(dtype)
+        if name in _PRECISE or kind == np.float64:
+            kind = np.dtype(np.float32)
+        sharding = None if mesh is None else sharding_of(name, tensor.shape, mesh, RULES)
+        params[name] = lazy.place(tensor, kind, sharding)
+    return params
+
+
+def opened(
+    stored: Stored, *, dtype: Any = None, mesh: Mesh | None = None
+) -> tuple[Dictionary, dict[str, Array]]:
+    """(dictionary, params) for raw activations: what normalisation there is, is folded in.
+
+    Args:
+        stored: a stored dictionary.
+        dtype: see `params_of`.
+        mesh: see `params_of`; folding goes by way of the host.
+
+    Raises:
+        ValueError: tensors that are not those of the variant.
+    """
+    dictionary = dictionary_of(stored)
+    params = params_of(stored, dtype=dtype, mesh=mesh)
+    if stored.normalisation is None:
+        return dictionary, params
+    dictionary, folded = fold(dictionary, params, stored.normalisation, target=stored.target)
+    return dictionary, jax.tree.map(
+        lambda new, old: jax.device_put(new, old.sharding), folded, params
+    )
+
+
+def folded(stored: Stored) -> Stored:
+    """The same dictionary for raw activations, its normalisation moved into its tensors.
+
+    Raises:
+        ValueError: the roles of its parameters do not allow it.
+    """
+    if stored.normalisation is None:
+        return stored
+    before = dictionary_of(stored)
+    params = params_of(stored)
+    after, params = fold(before, params, stored.normalisation, target=stored.target)
+    if after is not before:
+        raise ValueError(
+            f"the normalisation of a {stored.variant} dictionary can't be moved into its weights: "
+            "keep it in our own format, which holds both"
+        )
+    tensors = {name: lazy.held(name, np.asarray(value)) for name, value in params.items()}
+    return stored._replace(tensors=tensors, normalisation=None, target=None)
+
+
+def header_of(stored: Stored) -> dict[str, Any]:
+    """What is known of a dictionary besides its parameters."""
+    return {
+        "format": stored.format,
+        "variant": stored.variant,
+        "options": stored.options,
+        "source": stored.source,
+        "notes": list(stored.notes),
+    }
+
+
+def input_shape(stored: Stored) -> tuple[int, ...]:
+    """Shape of one input of the encoder: (d), (sites, d), or (seq, d) with some length."""
+    tensors = stored.tensors
+    row = _written(tensors)
+    if stored.variant in _READ_AND_WRITE and "encoder" in tensors:
+        row = (*row[:-1], tensors["encoder"].shape[-1])
+    return (4, *row) if stored.variant == "temporal" else row
+
+
+_ROWS = 1 << 20  # of a sample that is never made: more than any part asks for
+
+
+def _written(tensors: Mapping[str, Lazy]) -> tuple[int, ...]:
+    """Shape of one reconstruction."""
+    if "decoder_bias" in tensors:
+        return tensors["decoder_bias"].shape
+    return tensors["decoder"].shape[1:]
+
+
+def _expected(stored: Stored, dictionary: Dictionary) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names and shapes of the parameters that the variant would start with, without making them."""
+    sample: Any = jax.ShapeDtypeStruct((_ROWS, *input_shape(stored)), jnp.float32)
+    if stored.variant in _READ_AND_WRITE and "encoder" in stored.tensors:
+        sample = (sample, jax.ShapeDtypeStruct((_ROWS, *_written(stored.tensors)), jnp.float32))
+    return jax.eval_shape(dictionary.init, jax.random.key(0), sample)
+
+
+def _told(tensors: Mapping[str, Lazy]) -> str:
+    named = sorted(f"{t.name} ({name})" if t.name != name else name for name, t in tensors.items())
+    return ", ".join(named) or "none"

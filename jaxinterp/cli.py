@@ -1,31 +1,55 @@
-"""The command line: `jaxinterp demo | harvest | train | geometry | report`."""
+"""The command line: `jaxinterp demo`, `train`, `harvest`, `plan` and more; see `jaxinterp --help`.
 
+Exit codes:
+    0    done.
+    1    another process of the run was lost, or something unforeseen (with a traceback).
+    2    settings or input that can't be: one message says which, and what to do.
+    130  Ctrl-C.
+    143  SIGTERM to any process: all of them saved the training state, at the same step.
+After 1, 130 and 143 the same command goes on where it was.
+"""
+
+import dataclasses
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
-from jaxinterp.config import HarvestConfig, RunConfig
+from jaxinterp.config import (
+    ConvertConfig,
+    HarvestConfig,
+    InspectConfig,
+    PlanConfig,
+    Processes,
+    RunConfig,
+)
 
 if TYPE_CHECKING:  # JAX is imported by the command that needs it, so that --help is quick
+    from jaxinterp.distributed import MustStop
     from jaxinterp.pipeline import Inputs
 
 
-def _harvested(config: RunConfig) -> tuple["Inputs", Path]:
-    """The beginning of every job: its folder, its inputs, the activations."""
-    from jaxinterp import pipeline, run_folder
+def _harvested(config: RunConfig, must_stop: "MustStop", *, trains: bool) -> tuple["Inputs", Path]:
+    """The beginning of every job: its folder, its inputs, what will be where, the activations."""
+    from jaxinterp import distributed, pipeline, run_folder
 
-    folder = run_folder.open_run(config)
-    inputs = pipeline.load_inputs(config)
+    with distributed.together():
+        folder = run_folder.open_run(config)
+        inputs = pipeline.load_inputs(config)
+        report = pipeline.startup_report(config, inputs) if trains else None
+    pipeline.check_inputs(inputs)
     run_folder.begin(config, folder)
-    pipeline.harvest_stage(config, inputs, folder)
+    if report and distributed.is_writer():
+        print(report, file=sys.stderr)
+    pipeline.harvest_stage(config, inputs, folder, must_stop)
     return inputs, folder
 
 
-def demo(config: RunConfig) -> None:
+def demo(config: RunConfig, must_stop: "MustStop") -> None:
     """The whole job: harvest, train a dictionary, measure it, read every layer's dimension, report.
 
     Stopped with Ctrl-C, the same command goes on where it was.
@@ -35,20 +59,24 @@ def demo(config: RunConfig) -> None:
         jaxinterp demo
         jaxinterp demo --name wide --width 4096 --k 16
         jaxinterp demo --name mine --model path/to/llama --text notes.txt --site L4.resid_post
+        jaxinterp demo --mesh data=4,model=2
+        jaxinterp demo --distributed --out /shared/runs
     """
-    from jaxinterp import pipeline
+    from jaxinterp import distributed, pipeline
     from jaxinterp.present import present
     from jaxinterp.report.terminal import print_metrics
 
-    inputs, folder = _harvested(config)
-    pipeline.train_stage(config, inputs, folder)
-    pipeline.evaluate_stage(config, inputs, folder)
-    pipeline.geometry_stage(config, inputs, folder)
-    print_metrics(present(config, inputs, folder).metrics)
-    print(f"report: {folder / 'report.html'}")
+    inputs, folder = _harvested(config, must_stop, trains=True)
+    pipeline.train_stage(config, inputs, folder, must_stop)
+    pipeline.evaluate_stage(config, inputs, folder, must_stop)
+    pipeline.geometry_stage(config, inputs, folder, must_stop)
+    with distributed.together():
+        if distributed.is_writer():
+            print_metrics(present(config, inputs, folder).metrics)
+            print(f"report: {folder / 'report.html'}")
 
 
-def harvest(config: HarvestConfig) -> None:
+def harvest(config: HarvestConfig, must_stop: "MustStop") -> None:
     """Write the activations of any sites of a model to a store, to train on or to look at.
 
     Of every row the store also holds the token id, the document's number and the token's index in
@@ -61,6 +89,7 @@ def harvest(config: HarvestConfig) -> None:
         jaxinterp harvest --store runs/middle --sites L4.resid_post L4.mlp_out --model path/to/llama
         jaxinterp harvest --store gs://bucket/web --text owner/corpus:part --streaming
         jaxinterp harvest --store runs/vit --model path/to/vit --images photos --skip-positions 0
+        jaxinterp harvest --store gs://bucket/layers --distributed
 
     In Python:
 
@@ -69,15 +98,17 @@ def harvest(config: HarvestConfig) -> None:
     """
     import jax
 
-    from jaxinterp import harvesting
+    from jaxinterp import distributed, harvesting
 
     process = (jax.process_index(), jax.process_count())
-    writer = harvesting.write_store(config, process=process)
-    fields = ", ".join(f"{n} {f.dtype}{list(f.shape)}" for n, f in writer.fields.items())
-    print(f"store: {config.store}: {writer.rows:,} rows of {fields}")
+    writer = harvesting.write_store(config, process=process, must_stop=must_stop)
+    rows = sum(distributed.gathered(writer.rows))
+    if distributed.is_writer():
+        fields = ", ".join(f"{n} {f.dtype}{list(f.shape)}" for n, f in writer.fields.items())
+        print(f"store: {config.store}: {rows:,} rows of {fields}")
 
 
-def train(config: RunConfig) -> None:
+def train(config: RunConfig, must_stop: "MustStop") -> None:
     """Harvest activations, train a dictionary on one site and measure it on held-out text.
 
     For example:
@@ -87,17 +118,20 @@ def train(config: RunConfig) -> None:
         jaxinterp train --name jump --variant jumprelu --target-l0 32
         jaxinterp train --name tanh --variant relu --options penalty=tanh weight=0.5
         jaxinterp train --name muon --optimizer muon --average 0.999 --trackers tensorboard
+        jaxinterp train --name wide --width 65536 --mesh data=2,model=4
+        jaxinterp train --name pod --out /shared/runs --distributed
     """
-    from jaxinterp import pipeline
+    from jaxinterp import distributed, pipeline
 
-    inputs, folder = _harvested(config)
-    pipeline.train_stage(config, inputs, folder)
-    pipeline.evaluate_stage(config, inputs, folder)
-    print((folder / "evaluation.json").read_text(), end="")
-    print(f"dictionary: {folder / 'dictionary'}")
+    inputs, folder = _harvested(config, must_stop, trains=True)
+    pipeline.train_stage(config, inputs, folder, must_stop)
+    pipeline.evaluate_stage(config, inputs, folder, must_stop)
+    if distributed.is_writer():
+        print((folder / "evaluation.json").read_text(), end="")
+        print(f"dictionary: {folder / 'dictionary'}")
 
 
-def geometry(config: RunConfig) -> None:
+def geometry(config: RunConfig, must_stop: "MustStop") -> None:
     """Harvest activations and estimate the intrinsic dimension of every layer.
 
     For example:
@@ -105,11 +139,13 @@ def geometry(config: RunConfig) -> None:
         jaxinterp geometry --name dimension
         jaxinterp geometry --name dimension-of-mine --text notes.txt --points 2000
     """
-    from jaxinterp import files, pipeline
+    from jaxinterp import distributed, files, pipeline
     from jaxinterp.present import draw_geometry
 
-    inputs, folder = _harvested(config)
-    pipeline.geometry_stage(config, inputs, folder)
+    inputs, folder = _harvested(config, must_stop, trains=False)
+    pipeline.geometry_stage(config, inputs, folder, must_stop)
+    if not distributed.is_writer():
+        return
     row = "{:<16} {:>8} {:>8} {:>16} {:>8} {:>12} {:>8} {:>8}"
     heads = ("TwoNN", "+-", "Levina-Bickel", "+-", "recommended", "+-", "points")
     print(row.format("layer", *heads))
@@ -147,61 +183,204 @@ def report(config: RunConfig) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-COMMANDS: dict[str, Callable[[Any], None]] = {
+def inspect(config: InspectConfig) -> None:
+    """Say what a dictionary is, of whatever library it is: variant, size, normalisation, source.
+
+    For example:
+
+        jaxinterp inspect path/to/sae
+        jaxinterp inspect owner/name/folder/in/it
+    """
+    from jaxinterp import convert as converting
+
+    print(converting.inspect(config.path))
+
+
+def convert(config: ConvertConfig) -> None:
+    """Write a dictionary in another library's format, and check the copy on random input.
+
+    For example:
+
+        jaxinterp convert path/to/sae mine --to jaxinterp
+        jaxinterp convert runs/quickstart/dictionary for_saelens --to saelens
+    """
+    from jaxinterp import convert as converting
+
+    print(converting.convert(config.source, config.destination, config.to))
+
+
+def plan(config: PlanConfig) -> None:
+    """Compile a training step for devices that need not be there: what it needs, sends and takes.
+
+    Operations, bytes, memory and collectives of each device, and the time at the stated peaks of a
+    chip with the term that limits it.
+
+    For example:
+
+        jaxinterp plan --mesh data=2,model=4 --width 262144 --chip h100
+        jaxinterp plan --variant jumprelu --topology v5e:4x4 --mesh data=-1,model=4
+    """
+    from jaxinterp import plan as planning
+
+    planning.start_devices(config.devices)
+    print(planning.describe(planning.plan(config)))
+
+
+# Those that take a `must_stop` run in any number of processes.
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "harvest": harvest,
     "train": train,
     "geometry": geometry,
     "report": report,
+    "inspect": inspect,
+    "convert": convert,
+    "plan": plan,
 }
 
 
-def parse(default: RunConfig, description: str | None = None) -> RunConfig:
+def parse(default: RunConfig, description: str | None = None) -> tuple[RunConfig, Processes]:
     """Reads the settings from the command line over those of `default`."""
-    return tyro.cli(RunConfig, default=default, description=description)
+    alone = Processes()
+
+    def settings(
+        config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = default,
+        processes: Annotated[Processes, tyro.conf.OmitArgPrefixes] = alone,
+    ) -> tuple[RunConfig, Processes]:
+        return config, processes
+
+    return tyro.cli(settings, description=description)
 
 
-def run(command: Callable[[Any], None], settings: Callable[[], Any]) -> int:
-    """Runs a command; bad input becomes one message and exit code 2, not a traceback.
+def run(
+    command: Callable[[Any, "MustStop"], None], settings: Callable[[], tuple[Any, Processes]]
+) -> int:
+    """Runs a command in one process or in this one of several; see the exit codes above.
 
-    `JAXINTERP_TRACEBACK=1` in the environment shows where an error came from.
+    Bad input becomes one message, not a traceback; `JAXINTERP_TRACEBACK=1` in the environment shows
+    where it came from.
     """
     try:
-        command(settings())
+        config, processes = settings()
+        processes.check()
+        if processes.several:
+            from jaxinterp import distributed
+
+            distributed.start(
+                processes.coordinator,
+                processes.processes,
+                processes.process,
+                timeout=processes.timeout,
+                heartbeat=processes.heartbeat,
+            )
+    except Exception as error:
+        return _failed(error)
+    if not processes.several:
+        return _obeyed(command, config, None)[0]
+    code, agreed = _obeyed(command, config, processes)
+    if not agreed:
+        _leave_alone(code)
+    import jax
+
+    jax.distributed.shutdown()
+    return code
+
+
+def _obeyed(
+    command: Callable[[Any, "MustStop"], None], config: Any, processes: Processes | None
+) -> tuple[int, bool]:
+    """Runs a command to its exit code, and whether all processes end in this way."""
+    from jaxinterp import distributed
+
+    try:
+        if processes is not None:
+            distributed.check_same("the settings", _told(command, config))
+        stall = None if processes is None else processes.stall
+        with distributed.stop_requests(stall=stall) as must_stop:
+            command(config, must_stop)
+            distributed.gathered(None)  # the others wait for the one that writes
+    except distributed.Preempted:
+        print("stopped by a signal: the same command goes on from there", file=sys.stderr)
+        return 143, True
     except KeyboardInterrupt:
         print(
             "\nstopped: what is finished is kept, the same command goes on from there",
             file=sys.stderr,
         )
-        return 130
-    except (ValueError, OSError) as error:
-        if os.environ.get("JAXINTERP_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+        return 130, False
+    except Exception as error:
+        if processes is not None and _is_loss(error):
+            reason = str(error).strip().splitlines()[0][:200]
+            print(
+                f"error: another process of this run was lost ({reason}): start the same command "
+                "again in all of them, it goes on from the last checkpoint",
+                file=sys.stderr,
+            )
+            return 1, False
+        if processes is not None and not isinstance(error, ValueError | OSError):
+            traceback.print_exc()
+            return 1, False
+        return _failed(error), isinstance(error, distributed.Agreed)
+    return 0, True
+
+
+def _failed(error: Exception) -> int:
+    """Says what is wrong with the input."""
+    if not isinstance(error, ValueError | OSError):
+        raise error
+    if os.environ.get("JAXINTERP_TRACEBACK"):
+        traceback.print_exception(error)
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether JAX's runtime failed as it does when the other side of a collective is gone."""
+    import jax
+
+    signs = ("Gloo", "NCCL", "peer", "heartbeat", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+    return isinstance(error, jax.errors.JaxRuntimeError) and any(s in str(error) for s in signs)
+
+
+def _told(command: Callable[..., None], config: Any) -> dict[str, Any]:
+    """What all processes must have in common."""
+    from importlib.metadata import version
+
+    packages = {name: version(name) for name in ("jaxinterp", "jax", "jaxlib")}
+    return {"command": getattr(command, "__name__", "")} | dataclasses.asdict(config) | packages
+
+
+def _leave_alone(code: int) -> NoReturn:
+    """Ends this process at once: an orderly end would wait for others, which wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `jaxinterp` command."""
-    chosen: list[Callable[[Any], None]] = []
+    chosen: list[Callable[..., None]] = []
 
-    def bind(command: Callable[[Any], None]) -> Callable[[Any], Any]:
-        def subcommand(config: Any) -> Any:
+    def bind(command: Callable[..., None]) -> Callable[..., tuple[Any, Processes]]:
+        def in_processes(config: Any, processes: Processes) -> tuple[Any, Processes]:
             chosen.append(command)
-            return config
+            return config, processes
 
-        kind: Any = get_type_hints(command)["config"]
-        subcommand.__annotations__["config"] = Annotated[kind, tyro.conf.OmitArgPrefixes]
-        subcommand.__doc__ = command.__doc__
-        return subcommand
+        def alone(config: Any) -> tuple[Any, Processes]:
+            chosen.append(lambda config, must_stop: command(config))
+            return config, Processes()
 
-    def settings() -> Any:
-        return tyro.extras.subcommand_cli_from_dict(
-            {name: bind(command) for name, command in COMMANDS.items()},
-            args=arguments,
-            prog="jaxinterp",
-            description="From a model to interpretable features and their geometry.",
-        )
+        read = in_processes if "must_stop" in command.__annotations__ else alone
+        for name in set(read.__annotations__) - {"return"}:
+            kind: Any = command.__annotations__["config"] if name == "config" else Processes
+            read.__annotations__[name] = Annotated[kind, tyro.conf.OmitArgPrefixes]
+        read.__doc__ = command.__doc__
+        return read
 
-    sys.exit(run(lambda config: chosen[0](config), settings))
+    settings: Any = tyro.extras.subcommand_cli_from_dict(
+        {name: bind(command) for name, command in COMMANDS.items()},
+        args=arguments,
+        prog="jaxinterp",
+        description="From a model to interpretable features and their geometry.",
+    )
+    sys.exit(run(chosen[0], lambda: settings))

@@ -1,7 +1,10 @@
 """The settings of a run, one frozen dataclass; every field can be set on the command line."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from jaxinterp.data import INSTALLED
 from jaxinterp.encoders.assets import EMBEDDED
@@ -51,6 +54,10 @@ class RunConfig:
         neighbors: neighbours of the Levina-Bickel estimate.
         features: features shown in the report.
         contexts: contexts shown per feature.
+        mesh: how the devices of all processes share the training, e.g. "data=-1,model=2": batches
+            are split over data, the width over model; empty for one device, or with several
+            processes for "data=-1".
+        checkpoint_every: steps between two checkpoints, the most that a lost machine costs.
         seed: the one seed.
     """
 
@@ -94,7 +101,14 @@ class RunConfig:
     neighbors: int = 20
     features: int = 50
     contexts: int = 12
+    mesh: str = ""
+    checkpoint_every: int = 500
     seed: int = 0
+
+    def outcome(self) -> dict[str, Any]:
+        """The settings that decide what a run gives; it may go on with others of the rest."""
+        rest = ("out", "mesh", "checkpoint_every")
+        return {n: v for n, v in dataclasses.asdict(self).items() if n not in rest}
 
     def check(self) -> None:
         """Refuses numbers that cannot be, before any work.
@@ -103,7 +117,7 @@ class RunConfig:
             ValueError: which setting, its value, and what it must be.
         """
         positive = "context tokens held_out_tokens k steps batch points neighbors features contexts"
-        for field in [*positive.split(), "accumulate"]:
+        for field in [*positive.split(), "accumulate", "checkpoint_every"]:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}: it must be at least 1")
         if self.learning_rate <= 0:
@@ -120,6 +134,46 @@ class RunConfig:
             )
         if self.width and self.k > self.width:
             raise ValueError(f"k is {self.k} with a width of {self.width}: need k <= width")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How the processes of one run find each other; a run is one process unless told otherwise.
+
+    Attributes:
+        distributed: join the other processes of this TPU pod, Slurm, Open MPI or Kubernetes job.
+        coordinator: HOST:PORT of process 0, where no such platform knows it; give `processes` and
+            `process` with it.
+        processes: how many there are.
+        process: which this is, from 0.
+        timeout: seconds to wait for the others, at the start and the end.
+        heartbeat: seconds without a sign of life after which another process counts as lost.
+        stall: seconds without any progress after which a process ends.
+    """
+
+    distributed: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    timeout: int = 300
+    heartbeat: int = 100
+    stall: int = 1800
+
+    @property
+    def several(self) -> bool:
+        """Whether there are others to join."""
+        given = (self.coordinator, self.processes, self.process)
+        return self.distributed or any(value is not None for value in given)
+
+    def check(self) -> None:
+        """Refuses times that cannot be.
+
+        Raises:
+            ValueError: which setting, its value, and what it must be.
+        """
+        for field in ("timeout", "heartbeat", "stall"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}: give 1 second or more")
 
 
 @dataclass(frozen=True)
@@ -216,3 +270,77 @@ class FeedConfig:
     pool: int = 200_000
     batch: int = 2048
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """A dictionary to look at.
+
+    Attributes:
+        path: folder or file of any format that is known, or a name on the hub.
+    """
+
+    path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """A dictionary to write in another format.
+
+    Attributes:
+        source: folder or file of any format that is known, or a name on the hub.
+        destination: folder to write; it must not be there yet.
+        to: the format to write.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    destination: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DEST")]
+    to: Literal["jaxinterp", "saelens", "dictionary_learning", "sparsify", "crosscoder_pt"]
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """A training step that is compiled but not run, on devices that need not be there.
+
+    Attributes:
+        variant: kind of dictionary: topk, batch_topk, jumprelu, relu, gated, ...
+        options: further arguments of the variant, each as name=value: "aux_k=256".
+        d: dimension of the activations.
+        width: latents of the dictionary.
+        k: latents kept per token, in the variants that keep a given number.
+        batch: tokens in a step, over all devices.
+        optimizer: as in training.
+        precision: of the products, "float32" or "bfloat16".
+        mesh: how the devices share the work, e.g. "data=-1,model=4".
+        devices: how many; the step is compiled for as many virtual ones.
+        topology: instead of virtual devices, a TPU slice by its name, e.g. "v5e:4x4", "v4:2x2x2" or
+            "tpu7x:2x2x1": the TPU's own compiler, which needs libtpu but no TPU, says what it would
+            run and whether it fits.
+        chip: whose peak numbers the time is predicted from: v4, v5e, v5p, v6e, tpu7x, a100, h100,
+            h200, b200; empty for the topology's, or v5e.
+    """
+
+    variant: str = "topk"
+    options: tuple[str, ...] = ()
+    d: int = 4096
+    width: int = 65_536
+    k: int = 32
+    batch: int = 16_384
+    optimizer: Literal["adam", "adam_b1_0", "muon", "schedule_free", "sign_momentum"] = "adam"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    mesh: str = "data=-1"
+    devices: int = 8
+    topology: str = ""
+    chip: str = ""
+
+    def check(self) -> None:
+        """Refuses sizes that cannot be.
+
+        Raises:
+            ValueError: which setting, its value, and what it must be.
+        """
+        for field in ("d", "width", "k", "batch", "devices"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}: it must be at least 1")
+        if self.k > self.width:
+            raise ValueError(f"k is {self.k} with a width of {self.width}: need k <= width")

@@ -6,14 +6,16 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 
-from jaxinterp import data
+from jaxinterp import data, distributed
 from jaxinterp.activations import feed, store
 from jaxinterp.activations.harvest import (
     Harvest,
@@ -26,6 +28,7 @@ from jaxinterp.activations.harvest import (
 from jaxinterp.activations.live import from_model
 from jaxinterp.config import FeedConfig, HarvestConfig
 from jaxinterp.data import Stream, iterate
+from jaxinterp.distributed import MustStop, never
 from jaxinterp.encoders import hf
 from jaxinterp.encoders.encoder import Encoder
 from jaxinterp.parallel import make_mesh
@@ -130,7 +133,9 @@ def _harvested(config: HarvestConfig, source: Source) -> Stream:
     )
 
 
-def write_store(config: HarvestConfig, *, process: tuple[int, int] = (0, 1)) -> store.Writer:
+def write_store(
+    config: HarvestConfig, *, process: tuple[int, int] = (0, 1), must_stop: MustStop = never
+) -> store.Writer:
     """Harvests into a store, or goes on with one where it was stopped.
 
     The rows that are there are counted, the data is read again up to them (without the model), and
@@ -142,6 +147,7 @@ def write_store(config: HarvestConfig, *, process: tuple[int, int] = (0, 1)) -> 
             and `mesh` may differ, since they do not change what the rows are.
         process: (i, n): of n processes that write at once; each harvests its share of the data
             with a model of its own.
+        must_stop: of `distributed.stop_requests`; asked before every group of rows.
 
     Returns:
         The writer; `rows` says what is there.
@@ -149,24 +155,31 @@ def write_store(config: HarvestConfig, *, process: tuple[int, int] = (0, 1)) -> 
     Raises:
         ValueError: settings that can't be, another store, or data without a token that is wanted.
         OSError: the store can't be written.
+        Preempted: it was asked to stop; what is written stays.
     """
-    source = open_source(config, process=process)
-    first = source.batches.next(source.batches.init())
-    if first is None:
-        raise ValueError(_no_tokens(config))
-    check_sites(source.encoder, config.sites, first[1])  # before there is a store
-    writer = store.create(config.store, _meta(config, source, process[1]), writer=str(process[0]))
-    wanted = len(range(process[0], config.tokens, process[1]))
-    if writer.rows >= wanted:
-        return writer
-    state, before = _place(config, source, writer.rows)
-    parts = iterate(_harvested(config, source), state)
-    with progress("harvest", wanted - writer.rows, unit="tokens") as advance:
-        for group in _groups(parts, source.encoder, writer.rows - before, wanted - writer.rows):
+    with distributed.together():
+        source = open_source(config, process=process)
+        first = source.batches.next(source.batches.init())
+    if not any(distributed.gathered(first is not None)):
+        raise distributed.Agreed(_no_tokens(config))
+    with distributed.together():
+        if first is not None:
+            check_sites(source.encoder, config.sites, first[1])  # before there is a store
+        meta = _meta(config, source, process[1])
+        writer = store.create(config.store, meta, writer=str(process[0]))
+        wanted = len(range(process[0], config.tokens, process[1])) - writer.rows
+        groups: Iterator[dict[str, np.ndarray]] = iter(())
+        if wanted > 0:
+            state, before = _place(config, source, writer.rows)
+            parts = iterate(_harvested(config, source), state)
+            groups = _groups(parts, source.encoder, writer.rows - before, wanted)
+    shown = Console(file=sys.stderr, quiet=not distributed.is_writer())
+    with progress("harvest", max(wanted, 0), unit="tokens", console=shown) as advance:
+        for group in distributed.in_step(groups, must_stop):
             writer.append(group)
             advance(len(group["token"]))
-    if writer.rows == 0:
-        raise ValueError(_no_tokens(config))
+    if not any(distributed.gathered(writer.rows)):
+        raise distributed.Agreed(_no_tokens(config))
     return writer
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree, Shaped
@@ -87,7 +88,8 @@ def sharding_of(
         shape: its shape, leading axes included.
         mesh: devices. An axis that the mesh lacks, or that does not divide a dimension, is not
             used: the array is whole along it.
-        rules: the first pattern that is found in the path decides; no match: whole everywhere.
+        rules: the first pattern that is found in the path decides; no match, or more axes than the
+            array has: whole everywhere.
         leading: axes in front (layers, members of a sweep) that the rules do not speak of.
 
     Returns:
@@ -95,6 +97,8 @@ def sharding_of(
     """
     spec = next((s for pattern, s in rules if re.search(pattern, path)), P())
     axes = [*[None] * leading, *spec]
+    if len(axes) > len(shape):
+        axes = []
     axes += [None] * (len(shape) - len(axes))
     kept = [
         axis if axis is not None and _fits(axis, size, mesh) else None
@@ -141,7 +145,7 @@ def global_batch(rows: PyTree[Shaped[np.ndarray, "rows ..."]], mesh: Mesh) -> Py
 
     Args:
         rows: this process' rows, as many as every other process has.
-        mesh: devices; rows are split over `data`.
+        mesh: devices, of all processes or of some; rows are split over `data`.
 
     Returns:
         Arrays whose rows are all processes' rows, in the order of the processes.
@@ -151,9 +155,10 @@ def global_batch(rows: PyTree[Shaped[np.ndarray, "rows ..."]], mesh: Mesh) -> Py
     """
     sharding = NamedSharding(mesh, P("data" if "data" in mesh.shape else None))
     split = mesh.shape.get("data", 1)
+    processes = len({device.process_index for device in mesh.devices.flat})
 
     def one(local: np.ndarray) -> Array:
-        total = len(local) * jax.process_count()
+        total = len(local) * processes
         if total % split:
             raise ValueError(
                 f"{total} rows of a batch over data={split} devices: give a multiple of {split}"
@@ -162,6 +167,32 @@ def global_batch(rows: PyTree[Shaped[np.ndarray, "rows ..."]], mesh: Mesh) -> Py
         return jax.make_array_from_process_local_data(sharding, np.asarray(local), shape)
 
     return jax.tree.map(one, rows)
+
+
+def everywhere(tree: PyTree[Array | np.ndarray], mesh: Mesh) -> PyTree[Array]:
+    """Whole arrays on every device of a mesh; each of its processes gives the same values."""
+
+    def one(array: Array | np.ndarray) -> Array:
+        if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            data = one(jax.random.key_data(array))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+        host = np.asarray(array)
+        return jax.make_array_from_callback(
+            host.shape, NamedSharding(mesh, P()), lambda place: host[place]
+        )
+
+    return jax.tree.map(one, tree)
+
+
+def on_host(tree: PyTree[Array | np.ndarray]) -> PyTree[np.ndarray]:
+    """Whole arrays in the host memory of every process; all processes call this."""
+
+    def one(array: Array | np.ndarray) -> np.ndarray:
+        if isinstance(array, jax.Array) and not array.is_fully_addressable:
+            return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+        return np.asarray(array)
+
+    return jax.tree.map(one, tree)
 
 
 def bytes_on_device(tree: PyTree, placed: PyTree[NamedSharding]) -> int:
@@ -181,7 +212,7 @@ def check_memory(parts: Mapping[str, int], mesh: Mesh, *, limit: int | None = No
     Args:
         parts: bytes on the fullest device, by name ("params", "optimizer", "batch", ...).
         mesh: devices.
-        limit: bytes of a device; None asks the first device, which on CPU does not know.
+        limit: bytes of a device; None asks one of this process, which on CPU does not know.
 
     Returns:
         Lines for a person: devices, mesh, bytes of every part and their sum.
@@ -189,7 +220,7 @@ def check_memory(parts: Mapping[str, int], mesh: Mesh, *, limit: int | None = No
     Raises:
         ValueError: the parts do not fit, with the largest named.
     """
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     if limit is None:
         limit = (device.memory_stats() or {}).get("bytes_limit")
     total = sum(parts.values())

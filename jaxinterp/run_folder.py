@@ -1,24 +1,36 @@
-"""The folder of a run: opened for one config, marked with it, and read again."""
+"""The folder of a run: opened for one config, marked with it, and read again.
+
+Several processes share one folder, on a disk that all of them see: each writes its share of the
+activations and of the checkpoints there, process 0 everything else.
+"""
 
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any
 
-from jaxinterp import files
+from jaxinterp import distributed, files
 from jaxinterp.config import RunConfig
+
+_LAG = 30.0  # seconds after which a network disk shows what another machine has written
 
 
 def open_run(config: RunConfig) -> Path:
     """The run's folder: a new one, or the one of a run with the same config.
+
+    Only process 0 looks at it and makes it; see `begin` for the others.
 
     Raises:
         ValueError: impossible settings, or a folder that can't be written or holds something else.
     """
     config.check()
     folder = Path(config.out).expanduser() / config.name
+    if not distributed.is_writer():
+        return folder
     if (folder / "config.json").exists():
-        found, fields = _read_settings(folder), dataclasses.asdict(config)
+        fields, found = config.outcome(), _read_settings(folder)
+        found = {k: v for k, v in found.items() if k in fields or not hasattr(config, k)}
         different = sorted(k for k in {*found, *fields} if found.get(k) != fields.get(k))
         if different:
             told = "; ".join(
@@ -42,9 +54,24 @@ def open_run(config: RunConfig) -> Path:
 
 
 def begin(config: RunConfig, folder: Path) -> None:
-    """Marks the folder as this run's, once its inputs were found good."""
-    if not (folder / "config.json").exists():
-        files.write_json(folder / "config.json", dataclasses.asdict(config))
+    """Marks the folder as this run's, once its inputs were found good.
+
+    Raises:
+        ValueError: another process does not see the folder.
+    """
+    marked = folder / "config.json"
+    with distributed.together():
+        if distributed.is_writer() and not marked.exists():
+            files.write_json(marked, dataclasses.asdict(config))
+    with distributed.together():
+        end = time.monotonic() + _LAG
+        while not marked.exists():
+            if time.monotonic() > end:
+                raise ValueError(
+                    f"{folder} of process 0 is not there: give --out on a disk that all processes "
+                    "share"
+                )
+            time.sleep(0.1)
 
 
 def read_config(folder: Path) -> RunConfig:

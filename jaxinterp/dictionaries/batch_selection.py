@@ -1,8 +1,10 @@
 """Choosing active latents over a whole batch, without sorting it."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp.dictionaries.sparsify import count_true
 
@@ -21,40 +23,63 @@ def batch_top_k(scores: Float[Array, "batch width"], total: int) -> Float[Array,
         The kept scores, in place.
     """
     free = jax.lax.stop_gradient(scores).astype(jnp.float32)
-    return jnp.where((free >= _nth_largest(free, total)) & (free > 0), scores, 0.0)
+    least = _nth_largest(free, jnp.asarray(total), lambda mask: count_true(mask, 1).sum())
+    return jnp.where((free >= least) & (free > 0), scores, 0.0)
 
 
-def _nth_largest(values: Float[Array, "batch width"], n: int) -> Float[Array, ""]:
+def column_top_k(
+    scores: Float[Array, "batch width"], totals: Int[Array, " width"]
+) -> Float[Array, "batch width"]:
+    """The `totals[j]` largest positive scores of each column j; everything else becomes zero.
+
+    As `batch_top_k` in everything else.
+    """
+    free = jax.lax.stop_gradient(scores).astype(jnp.float32)
+    least = _nth_largest(free, totals, lambda mask: count_true(mask, 0))
+    return jnp.where((free >= least[None]) & (free > 0), scores, 0.0)
+
+
+def _nth_largest(
+    values: Float[Array, "batch width"],
+    n: Int[Array, "..."],
+    count: Callable[[Bool[Array, "batch width"]], Int[Array, "..."]],
+) -> Float[Array, "..."]:
     """A number that exactly n of the values reach, or the n-th largest where others equal it.
 
     Zero with fewer than n positive values. A search over the bits of the answer, which order floats
     that are not negative, counting what reaches a trial: false position, which is near after a few
     trials, and every third time the middle, which can not be fooled by how the values lie.
+
+    Args:
+        values: of either sign.
+        n: of all values, or of those of each column.
+        count: entries of a mask that are true, of all or of each column.
     """
 
     def unsettled(state: tuple) -> Array:
         low, high, at_low, _, _ = state
-        return (high - low > 1) & (at_low != n)
+        return ((high - low > 1) & (at_low != n)).any()
 
     def narrow(state: tuple) -> tuple:
         low, high, at_low, at_high, trials = state
         share = jnp.where(trials % 3 == 2, 0.5, (at_low - n) / (at_low - at_high))
         step = ((high - low).astype(jnp.float32) * share).astype(jnp.int32)
-        trial = jnp.clip(low + step, low + 1, high - 1)
-        reaching = values >= jax.lax.bitcast_convert_type(trial, jnp.float32)
-        count = count_true(reaching, 1).sum()
-        enough = count >= n
+        trial = jnp.maximum(jnp.minimum(low + step, high - 1), low + 1)
+        level = jax.lax.bitcast_convert_type(trial, jnp.float32)
+        reached = count(values >= level.reshape((1,) * (values.ndim - level.ndim) + level.shape))
+        enough = reached >= n
         return (
             jnp.where(enough, trial, low),
             jnp.where(enough, high, trial),
-            jnp.where(enough, count, at_low),
-            jnp.where(enough, at_high, count),
+            jnp.where(enough, reached, at_low),
+            jnp.where(enough, at_high, reached),
             trials + 1,
         )
 
-    zero = jnp.zeros((), jnp.int32)
-    top = jax.lax.bitcast_convert_type(jax.nn.relu(values.max()), jnp.int32)
-    start = zero, top + 1, jnp.full((), values.size, jnp.int32), zero, zero
+    zero = jnp.zeros(n.shape, jnp.int32)
+    highest = jax.nn.relu(values.max(tuple(range(values.ndim - n.ndim))))
+    top = jax.lax.bitcast_convert_type(highest, jnp.int32)
+    start = zero, top + 1, count(jnp.ones(values.shape, bool)), zero, jnp.zeros((), jnp.int32)
     return jax.lax.bitcast_convert_type(
         jax.lax.while_loop(unsettled, narrow, start)[0], jnp.float32
     )

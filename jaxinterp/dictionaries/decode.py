@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from jaxinterp.dictionaries.base import Codes
+from jaxinterp.dictionaries.shards import ambient_split
 from jaxinterp.dictionaries.sparse_products import gather_sum
 from jaxinterp.dictionaries.sparsify import decode_sparse
 
@@ -40,12 +43,45 @@ def prefix_decode(
     Returns:
         One reconstruction per prefix; the last is that of all latents.
     """
-    atoms, bounds = params["decoder"], (0, *sizes)
+    atoms = params["decoder"]
     if isinstance(codes, Codes):
         piece = jnp.searchsorted(jnp.asarray(sizes), codes.indices, side="right")
         shares = [jnp.where(piece == g, codes.values, 0.0) for g in range(len(sizes))]
         pieces = jnp.stack([gather_sum(share, atoms, codes.indices) for share in shares])
     else:
-        spans = list(zip(bounds[:-1], bounds[1:], strict=True))
-        pieces = jnp.stack([codes[:, a:b] @ atoms[a:b] for a, b in spans])
+        pieces = _dense_pieces(codes, atoms, tuple(sizes))
     return jnp.cumsum(pieces, 0) + params["decoder_bias"][None, None]
+
+
+def _dense_pieces(
+    codes: Float[Array, "n width"], atoms: Float[Array, "width d"], sizes: tuple[int, ...]
+) -> Float[Array, "pieces n d"]:
+    """What the latents between two sizes write.
+
+    Where latents are split over devices, a boundary lies at one place of one device's part. Every
+    device cuts its part at the places of all boundaries: each slice then belongs to one piece,
+    which it is on each device, and all latents are decoded once.
+    """
+    split = ambient_split(*codes.shape)
+    if split is None or split.latents is None:
+        return jnp.stack(_sliced_products(codes, atoms, sizes))
+
+    def on_device(codes: Array, atoms: Array) -> Array:
+        own = len(atoms)
+        cuts = sorted({size % own for size in sizes} - {0}) + [own]
+        slices = jnp.stack(_sliced_products(codes, atoms, cuts))
+        starts = split.first(own) + jnp.asarray([0, *cuts[:-1]])
+        piece = jnp.searchsorted(jnp.asarray(sizes), starts, side="right")
+        empty = jnp.zeros((len(sizes), *slices.shape[1:]), slices.dtype)
+        return split.add_latents(empty.at[piece].add(slices))
+
+    # Unlike `Split.run`, so that the sum over devices costs nothing on the way back.
+    specs = (split.by_both(), split.by_latent())
+    result = P(None, *split.by_row())
+    return jax.shard_map(on_device, in_specs=specs, out_specs=result)(codes, atoms)
+
+
+def _sliced_products(codes: Array, atoms: Array, ends: Sequence[int]) -> list[Array]:
+    """Products of the slices that end at the given places."""
+    spans = zip((0, *ends[:-1]), ends, strict=True)
+    return [codes[:, a:b] @ atoms[a:b] for a, b in spans]

@@ -44,11 +44,14 @@ class Learner(NamedTuple):
             Not jitted: the caller owns `jax.jit` and the donation of the state.
         params: `state -> params` to evaluate and to keep, which an average of the weights may make
             different from those that are trained.
+        place: `batch -> batch`, where the step wants it to lie; called outside of the step. See
+            `sharding.sharded`.
     """
 
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, dict[str, Array]]]
     params: Callable[[Any], Params] = lambda state: state.params
+    place: Callable[[Any], Any] = lambda batch: batch
 
 
 def learner(dictionary: Dictionary, optimizer: optax.GradientTransformation) -> Learner:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxinterp.checkpoint import Checkpoints
 from jaxinterp.dictionaries.train import Progress, Stopped, steps_taken
+from jaxinterp.distributed import MustStop, Preempted, never
 from jaxinterp.logging import Tracker
 
 
@@ -19,6 +20,7 @@ def run(
     trackers: Sequence[Callable[[int], Tracker]] = (),
     every: int = 500,
     score: Callable[[Progress], float] | None = None,
+    must_stop: MustStop = never,
 ) -> Iterator[Progress]:
     """Goes through a fit, or goes on with one that was stopped at any moment.
 
@@ -39,12 +41,14 @@ def run(
         every: steps between two checkpoints, at least; one more is made at the end.
         score: how good a state is, on held-out rows for example, higher is better; None for the
             mean variance explained since the last progress. The best checkpoint is kept.
+        must_stop: of `distributed.stop_requests`; asked after every progress, by all processes.
 
     Yields:
         Where the run stands, with empty info, and then every progress of the fit.
 
     Raises:
         Stopped: as the fit; the last good state is saved first.
+        Preempted: this run was asked to stop; the state is saved first.
         ValueError: the newest checkpoint is of another run.
     """
     begin = {"state": state, "position": position}
@@ -69,6 +73,10 @@ def run(
                 keep(at.step, at.state, at.position, (score or explained)(at))
                 saved = at.step
             yield at
+            if must_stop():
+                if saved != at.step:
+                    keep(at.step, at.state, at.position, (score or explained)(at))
+                raise Preempted
         if at is not None and saved != at.step:
             keep(at.step, at.state, at.position, (score or explained)(at))
     except Stopped as stop:

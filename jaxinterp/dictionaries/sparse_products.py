@@ -8,6 +8,10 @@ Its derivatives by $v$, $x$ and $A$ are the three functions here, so the derivat
 other two, to any order. On a CPU they work through the batch in blocks whose gathered rows stay in
 the cache, instead of writing out all of (batch, k, d): that is ten times faster. Elsewhere they
 are single operations, which the compiler fuses.
+
+Where atoms are split over devices (`shards`), each device adds up what it has of the chosen ones,
+and one sum over devices, of the size of the result, completes it; what atoms receive stays where
+they are. Every device still goes through all k places of its rows.
 """
 
 from collections.abc import Callable
@@ -18,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from jaxinterp.dictionaries.shards import ambient_split
 
 _CACHED = 2**18  # numbers that stay in the fast cache of a core
 
@@ -69,7 +75,17 @@ def gather_dot(
     x: Float[Array, "n d"], atoms: Float[Array, "width d"], indices: Int[Array, "n k"]
 ) -> Float[Array, "n k"]:
     """`x[n] . atoms[indices[n, k]]`: each row of `x` with its own few atoms."""
-    return _row_by_row(partial(jnp.einsum, "nd,nkd->nk"), x, atoms, indices)
+    product = partial(_row_by_row, partial(jnp.einsum, "nd,nkd->nk"))
+    split = ambient_split(len(indices), len(atoms))
+    if split is None:
+        return product(x, atoms, indices)
+
+    def on_device(x: Array, atoms: Array, indices: Array) -> Array:
+        local, own = split.localise(indices, len(atoms))
+        return split.add_latents(jnp.where(own, product(x, atoms, local), 0))
+
+    rows = split.by_row()
+    return split.run(on_device, (x, atoms, indices), (rows, split.by_latent(), rows), rows)
 
 
 @jax.custom_vjp
@@ -77,7 +93,17 @@ def gather_sum(
     values: Float[Array, "n k"], atoms: Float[Array, "width d"], indices: Int[Array, "n k"]
 ) -> Float[Array, "n d"]:
     """`sum_k values[n, k] * atoms[indices[n, k]]`: few atoms, weighted and summed."""
-    return _row_by_row(partial(jnp.einsum, "nk,nkd->nd"), values, atoms, indices)
+    product = partial(_row_by_row, partial(jnp.einsum, "nk,nkd->nd"))
+    split = ambient_split(len(indices), len(atoms))
+    if split is None:
+        return product(values, atoms, indices)
+
+    def on_device(values: Array, atoms: Array, indices: Array) -> Array:
+        local, own = split.localise(indices, len(atoms))
+        return split.add_latents(product(jnp.where(own, values, 0), atoms, local))
+
+    rows = split.by_row()
+    return split.run(on_device, (values, atoms, indices), (rows, split.by_latent(), rows), rows)
 
 
 @jax.custom_vjp
@@ -91,6 +117,19 @@ def scatter_outer(
 
     Sums in float32 or wider; `like` gives the shape and the type of the result only.
     """
+    split = ambient_split(len(indices), len(like))
+    if split is None:
+        return _scatter(values, x, indices, like)
+
+    def on_device(values: Array, x: Array, indices: Array, like: Array) -> Array:
+        local, own = split.localise(indices, len(like))
+        return split.add_rows(_scatter(jnp.where(own, values, 0), x, local, like))
+
+    rows, latents = split.by_row(), split.by_latent()
+    return split.run(on_device, (values, x, indices, like), (rows, rows, rows, latents), latents)
+
+
+def _scatter(values: Array, x: Array, indices: Array, like: Array) -> Array:
     total = jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
 
     def whole(total: Array, values: Array, x: Array, indices: Array) -> Array:

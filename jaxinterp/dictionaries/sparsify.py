@@ -2,6 +2,11 @@
 
 Nothing of shape (batch, width) outlives the choice: on a CPU the scores are made and searched a few
 rows at a time, and the backward pass needs none of them.
+
+Where latents are split over n devices (`shards`), each device finds the k largest of its own, all
+devices exchange these n * k candidates, values and places, and each takes the k largest of them.
+Candidates lie in the order of the latents, and of equal ones the first is taken, at both stages:
+the result is that of one device, ties included, and nothing of the size of the scores is sent.
 """
 
 import functools
@@ -12,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp.dictionaries.base import Codes
+from jaxinterp.dictionaries.shards import Split, ambient_split
 from jaxinterp.dictionaries.sparse_products import gather_dot, gather_sum, map_row_blocks
 
 _CACHED = 2**21  # scores that the cores of a CPU share without going to memory
@@ -23,8 +29,70 @@ def largest(scores: Float[Array, "batch width"], k: int) -> Codes:
     Both results stay alive on purpose: XLA turns a top-k of which only a part is used into a full
     sort of every row, tens of times slower.
     """
-    values, indices = jax.lax.top_k(scores, k)
-    return Codes(*jax.lax.optimization_barrier((values, indices)))
+    split = ambient_split(*scores.shape)
+    if split is None:
+        values, indices = jax.lax.top_k(scores, k)
+        # In the order of top_k itself, XLA fails to compile programs for several CPU devices.
+        indices, values = jax.lax.optimization_barrier((indices, values))
+        return Codes(values, indices)
+
+    def on_device(scores: Array) -> Codes:
+        own = scores.shape[1]
+        return _best_of_all(largest(scores, min(k, own)), k, own, split)
+
+    return split.run(on_device, (scores,), (split.by_both(),), split.by_row())
+
+
+def _best_of_all(mine: Codes, k: int, own: int, split: Split) -> Codes:
+    """The k largest of what every device found among its `own` latents."""
+    if split.latents is None:
+        return mine
+    named = Codes(mine.values, mine.indices + split.first(own))
+    every = jax.lax.all_gather(named, split.latents, axis=1, tiled=True)
+    values, places = largest(every.values, k)
+    return Codes(values, jnp.take_along_axis(every.indices, places, 1))
+
+
+def own_of_largest(
+    scores: Float[Array, "n own"], k: int, split: Split
+) -> tuple[Int[Array, "n kept"], Bool[Array, "n kept"]]:
+    """Which of the k largest scores of each row lie on this device, inside `Split.run`.
+
+    No candidates are exchanged, only how many scores reach a trial value, which a search over the
+    bits of the k-th largest score asks for: 33 numbers a row, whatever k. Ties as in `largest`.
+
+    Args:
+        scores: of this device's latents.
+        k: scores to keep of those of all devices.
+        split: how latents lie.
+
+    Returns:
+        (places in this device's part, as many as it may have at most, and which of them it has).
+    """
+    mine = largest(scores, min(k, scores.shape[1]))
+    bits = jax.lax.bitcast_convert_type(mine.values.astype(jnp.float32), jnp.int32)
+    order = jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)  # as the floats
+
+    def count(mask: Array) -> Array:
+        return mask.sum(1, dtype=jnp.int32)
+
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds  # the k-th largest is in low .. high
+        middle = (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)  # rounded up
+        enough = split.add_latents(count(order >= middle[:, None])) >= k
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
+
+    limits = jnp.iinfo(jnp.int32)
+    start = (jnp.full(len(scores), limits.min), jnp.full(len(scores), limits.max))
+    least, _ = jax.lax.fori_loop(0, 32, halve, start)
+    above, equal = count(order > least[:, None]), count(order == least[:, None])
+    left = k - split.add_latents(above)
+    if split.latents is not None:
+        every = jax.lax.all_gather(equal, split.latents)
+        before = jnp.arange(len(every))[:, None] < jax.lax.axis_index(split.latents)
+        left = left - jnp.where(before, every, 0).sum(0)
+    kept = above + jnp.clip(left, 0, equal)
+    return mine.indices, jnp.arange(order.shape[1])[None] < kept[:, None]
 
 
 def count_true(mask: Bool[Array, "n width"], axis: int) -> Int[Array, " m"]:
@@ -33,6 +101,12 @@ def count_true(mask: Bool[Array, "n width"], axis: int) -> Int[Array, " m"]:
     In bytes first, at most 64 to a byte: several times as fast on a CPU, which would otherwise
     write out the mask as numbers.
     """
+    split = ambient_split(*mask.shape)
+    if split is not None:
+        add, lies = (
+            (split.add_latents, split.by_row()) if axis else (split.add_rows, split.by_latent())
+        )
+        return split.run(lambda own: add(count_true(own, axis)), (mask,), (split.by_both(),), lies)
     size = mask.shape[axis]
     groups = math.gcd(size, 64)
     shape = mask.shape[:axis] + (groups, size // groups) + mask.shape[axis + 1 :]
@@ -67,7 +141,19 @@ def top_k_scores(
     Returns:
         The kept scores, largest first, and their indices.
     """
+    split = ambient_split(len(x), len(encoder))
+    if split is None:
+        return _largest_scores(x, encoder, bias, k)
 
+    def on_device(x: Array, encoder: Array, bias: Array) -> Codes:
+        own = len(encoder)
+        return _best_of_all(_largest_scores(x, encoder, bias, min(k, own)), k, own, split)
+
+    rows, latents = split.by_row(), split.by_latent()
+    return split.run(on_device, (x, encoder, bias), (rows, latents, latents), rows)
+
+
+def _largest_scores(x: Array, encoder: Array, bias: Array, k: int) -> Codes:
     def whole(x: Array, encoder: Array, bias: Array) -> Codes:
         return largest(x @ encoder.T + bias[None], k)
 

@@ -11,6 +11,8 @@ from jaxtyping import Array
 
 from jaxinterp.activations.feed import Feed, batch_rows
 from jaxinterp.dictionaries.learner import Learner, is_finite
+from jaxinterp.distributed import Agreed
+from jaxinterp.parallel import on_host
 
 _SILENT_STEPS = 200  # without any active latent, after which nothing will come back
 
@@ -32,8 +34,8 @@ class Progress(NamedTuple):
     position: Any = ()
 
 
-class Stopped(ValueError):
-    """A fit that can't go on.
+class Stopped(Agreed):
+    """A fit that can't go on; every process that takes part finds so at the same step.
 
     Attributes:
         step: steps that were taken and are good.
@@ -139,7 +141,7 @@ def fit_feed(
         begin, first, carry, infos = position, done, (state, jnp.asarray(True)), []
         for _ in range(done, last):
             position, batch = feed.next(position)
-            carry, info = step(carry, batch)
+            carry, info = step(carry, learner.place(batch))
             infos.append(info)
         state = carry[0]
         info = {k: np.stack([np.asarray(i[k]) for i in infos]) for k in infos[0]}
@@ -213,7 +215,7 @@ def _check(
 def _name_rows(batch: Any, rows: np.ndarray, where: str) -> str:
     """Which rows of a batch hold NaN or infinity, in words."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        values = np.asarray(leaf, np.float32).reshape(len(rows), -1)
+        values = np.asarray(on_host(leaf), np.float32).reshape(len(rows), -1)
         bad = np.unique(rows[~np.isfinite(values).all(1)])
         if len(bad):
             shown = ", ".join(str(row) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")

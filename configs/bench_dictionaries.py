@@ -18,10 +18,11 @@ class BenchDictionaries:
         steps: training steps in a turn.
         rounds: turns of each contestant.
         dtype: "float32" or "bfloat16" for matrix products; what learns stays in float32.
-        ours: this library's contestants: topk, relu, jumprelu, batch_topk, matryoshka, sweep,
-            one by one.
-        peers: contestants in torch: sparsify/topk, saelens/NAME, torch/topk.
-        torch_python: Python with torch, sae-lens and eai-sparsify; empty to leave the peers out.
+        ours: this library's contestants: topk, relu, jumprelu, batch_topk, matryoshka,
+            matching_pursuit, orthogonal_pursuit, sweep, one by one.
+        peers: contestants in torch: sparsify/topk, saelens/NAME, torch/topk, overcomplete/NAME.
+        torch_python: Python with torch, sae-lens, eai-sparsify and (for its pursuits) overcomplete;
+            empty to leave the peers out.
         members: members of the sweep.
         threads: processor threads of torch; the divisor of processor time.
         peak_tflops: the accelerator's peak for this dtype; 0 to look it up.

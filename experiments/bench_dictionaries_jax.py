@@ -20,8 +20,10 @@ from jaxinterp.dictionaries.base import Dictionary
 from jaxinterp.dictionaries.batch_topk import batch_topk
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.learner import Learner, learner
+from jaxinterp.dictionaries.matching_pursuit import matching_pursuit
 from jaxinterp.dictionaries.matryoshka import matryoshka
 from jaxinterp.dictionaries.optimizers import optimizer
+from jaxinterp.dictionaries.orthogonal_pursuit import orthogonal_pursuit
 from jaxinterp.dictionaries.precision import in_bfloat16
 from jaxinterp.dictionaries.relu import relu
 from jaxinterp.dictionaries.sweep import sweep
@@ -39,6 +41,8 @@ def variants(size: dict) -> dict[str, Callable[[], Dictionary]]:
         "jumprelu": lambda: jumprelu(width, weight=1.0, **alive),
         "batch_topk": over_batch,
         "matryoshka": lambda: matryoshka(over_batch, prefixes),
+        "matching_pursuit": lambda: matching_pursuit(width, k, **alive),
+        "orthogonal_pursuit": lambda: orthogonal_pursuit(width, k, **alive),
     }
 
 

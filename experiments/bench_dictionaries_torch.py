@@ -2,7 +2,7 @@
 
     PYTHON experiments/bench_dictionaries_torch.py NAME DATA.npy '{"width": 4096, ...}'
 
-Run by that script, in a Python that has torch, sae-lens and eai-sparsify.
+Run by that script, in a Python that has torch, sae-lens, eai-sparsify and overcomplete.
 """
 
 import json
@@ -27,6 +27,7 @@ def saelens(torch, name: str, size: dict, batches) -> Step:
         "jumprelu": ("JumpReLU", {"l0_coefficient": 1.0}),
         "batch_topk": ("BatchTopK", {"k": size["k"]}),
         "matryoshka": ("MatryoshkaBatchTopK", {"k": size["k"], "matryoshka_widths": prefixes}),
+        "matching_pursuit": ("MatchingPursuit", {"max_iterations": size["k"]}),
     }[name]
     device = batches[0].device.type
     config = getattr(sae_lens, f"{stem}TrainingSAEConfig")(
@@ -72,6 +73,27 @@ def sparsify(torch, name: str, size: dict, batches) -> Step:
         optimizer.zero_grad()
         silent.add_(x.shape[0])
         silent[out.latent_indices.flatten()] = 0
+
+    return step
+
+
+def overcomplete(torch, name: str, size: dict, batches) -> Step:
+    from overcomplete.sae import OMPSAE, MpSAE
+
+    kind = {"matching_pursuit": MpSAE, "orthogonal_pursuit": OMPSAE}[name]
+    sae = kind(size["d"], size["width"], k=size["k"], device=batches[0].device)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4)
+    silent = torch.zeros(size["width"], dtype=torch.long, device=batches[0].device)
+
+    def step(x) -> None:
+        _, codes, guess = sae(x)
+        (guess - x).square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            silent.add_(x.shape[0])
+            silent[(codes > 0).any(0)] = 0
 
     return step
 
@@ -122,7 +144,12 @@ def main(kind: str, data: str, size: dict) -> None:
     if device == "cpu":
         os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels are for GPUs
     library, name = kind.split("/")
-    build = {"saelens": saelens, "sparsify": sparsify, "torch": plain}[library]
+    builders = {"saelens": saelens, "sparsify": sparsify, "overcomplete": overcomplete}
+    build = builders.get(library, plain)
+    if library == "overcomplete":
+        import matplotlib.pyplot as plt
+
+        plt.cm.get_cmap = plt.get_cmap  # its figures ask for a name that matplotlib 3.9 dropped
     if library != "torch":
         __import__({"saelens": "sae_lens"}.get(library, library))
     libraries = memory()

@@ -16,13 +16,17 @@ Params = dict[str, Array]
 class Atoms(NamedTuple):
     """A constraint on the parameter `decoder` (width, d), one atom a row.
 
+    Atoms that are made from other parameters (`archetypal`, `polynomial`) are made in `project`,
+    and `tangent` hands the gradient on to what they are made from: everybody else reads `decoder`.
+
     Attributes:
-        init: `(key, width, d) -> decoder`.
+        init: `(key, width, points) -> params`: `decoder`, and what it is made from, given some
+            activations (n, d) around the decoder's bias.
         project: `params -> params`, back onto the constraint after a step.
         tangent: `(params, gradient) -> gradient`, the part that stays on it.
     """
 
-    init: Callable[[Key[Array, ""], int, int], Array]
+    init: Callable[[Key[Array, ""], int, Array], Params]
     project: Callable[[Params], Params]
     tangent: Callable[[Params, Params], Params]
 
@@ -30,8 +34,8 @@ class Atoms(NamedTuple):
 def unit() -> Atoms:
     """Rows of length one, at first in uniformly random directions."""
 
-    def init(key: Key[Array, ""], width: int, d: int) -> Array:
-        return unit_rows(jax.random.normal(key, (width, d)))
+    def init(key: Key[Array, ""], width: int, points: Array) -> Params:
+        return {"decoder": unit_rows(jax.random.normal(key, (width, points.shape[1])))}
 
     def project(params: Params) -> Params:
         return params | {"decoder": unit_rows(params["decoder"])}
@@ -49,8 +53,9 @@ def free(norm: float = 0.1) -> Atoms:
     escaped by long atoms and small codes.
     """
 
-    def init(key: Key[Array, ""], width: int, d: int) -> Array:
-        return norm * unit_rows(jax.random.uniform(key, (width, d), minval=-1.0, maxval=1.0))
+    def init(key: Key[Array, ""], width: int, points: Array) -> Params:
+        rows = jax.random.uniform(key, (width, points.shape[1]), minval=-1.0, maxval=1.0)
+        return {"decoder": norm * unit_rows(rows)}
 
     return Atoms(init, lambda params: params, lambda params, gradient: gradient)
 
@@ -87,8 +92,7 @@ def start(
         `decoder`, `decoder_bias` and what the encoder has.
     """
     first, second = jax.random.split(key)
-    params = {
-        "decoder": atoms.init(first, width, sample.shape[1]),
-        "decoder_bias": centre(sample.astype(jnp.float32)),
-    }
+    sample32 = sample.astype(jnp.float32)
+    bias = centre(sample32)
+    params = atoms.init(first, width, sample32 - bias[None]) | {"decoder_bias": bias}
     return params | scores.init(second, params, sample)

@@ -32,10 +32,12 @@ class WithRest(NamedTuple):
     Attributes:
         codes: of the latents: `Codes`, or dense (..., width).
         rest: what is added to that which the latents write.
+        scale: what that is multiplied with before, in `row_normalised`.
     """
 
     codes: Codes | Float[Array, "... width"]
     rest: Float[Array, "... d"]
+    scale: Float[Array, "... 1"] | None = None
 
 
 class Stats(NamedTuple):

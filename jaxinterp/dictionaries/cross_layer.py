@@ -12,13 +12,17 @@ Reference:
     section 2.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key, Shaped
 
 from jaxinterp.dictionaries import triangle
+from jaxinterp.dictionaries.base import LossInfo, Stats
+from jaxinterp.dictionaries.shards import ambient_split
 
 Params = dict[str, Array]
 
@@ -53,10 +57,9 @@ def start(layers: int, width: int, key: Key[Array, ""], sample: Any) -> Params:
     }
 
 
-def dense_layer_scores(params: Params, x: Float[Array, "n layers d"]) -> Float[Array, "n all"]:
+def layer_scores(params: Params, x: Float[Array, "n layers d"]) -> Float[Array, "n layers width"]:
     """The scores of all latents of all layers."""
-    h = jnp.einsum("nld,lwd->nlw", x, params["encoder"]) + params["encoder_bias"][None]
-    return flat(h)
+    return jnp.einsum("nld,lwd->nlw", x, params["encoder"]) + params["encoder_bias"][None]
 
 
 def write(params: Params, values: Array, indices: Array | None) -> Float[Array, "n layers d"]:
@@ -70,11 +73,6 @@ def decode_dense(params: Params, codes: Float[Array, "... all"]) -> Float[Array,
     layers, width = params["encoder_bias"].shape
     y = write(params, codes.reshape(-1, layers, width).swapaxes(0, 1), None)
     return y.reshape(*codes.shape[:-1], *y.shape[1:])
-
-
-def atom_lengths(params: Params) -> Float[Array, " all"]:
-    """Length of all that each latent writes, over all layers it writes to."""
-    return triangle.source_norms(params["decoder"]).reshape(-1)
 
 
 def stacked_rows(x: Float[Array, "..."], layers: int) -> Float[Array, "n layers d"]:
@@ -91,3 +89,51 @@ def stacked_rows(x: Float[Array, "..."], layers: int) -> Float[Array, "n layers 
 def flat(x: Float[Array, "n layers d"]) -> Float[Array, "n all"]:
     """The layers laid end to end."""
     return x.reshape(x.shape[0], -1)
+
+
+def flat_in_place(x: Shaped[Array, "... layers width"]) -> Shaped[Array, "... all"]:
+    """The layers laid end to end on each device, none of whose latents moves.
+
+    Where each layer's latents are split over devices (`shards`), the order of all latents by layer
+    would send most of them elsewhere. In a loss any order will do that is the same for everything;
+    this one is by device first, then by layer. On one device it is the usual order.
+
+    Args:
+        x: something of each latent (layers, width), or of each row and latent (n, layers, width).
+    """
+    return _on_devices(lambda own: own.reshape(*own.shape[:-2], -1), x, x.shape[-1], 2, 1)
+
+
+def layers_in_place(x: Shaped[Array, "... all"], layers: int) -> Shaped[Array, "... layers width"]:
+    """What `flat_in_place` was given."""
+
+    def apart(own: Array) -> Array:
+        return own.reshape(*own.shape[:-1], layers, -1)
+
+    return _on_devices(apart, x, x.shape[-1] // layers, 1, 2)
+
+
+def _on_devices(
+    f: Callable[[Array], Array], x: Array, width: int, axes: int, axes_after: int
+) -> Array:
+    """A reshape of each device's part, whose last axes, of layers and latents, `f` changes."""
+    rows = x.shape[: x.ndim - axes]
+    split = ambient_split(rows[0] if rows else 1, width)
+    if split is None or split.latents is None:
+        return f(x)
+    lead = (split.rows,) if rows else ()
+
+    def lies(last: int) -> P:
+        return P(*lead, *[None] * (last - 1), split.latents)
+
+    return jax.shard_map(f, in_specs=lies(axes), out_specs=lies(axes_after))(x)
+
+
+def stats_in_place(stats: Stats, layers: int) -> Stats:
+    """Statistics in the order of `flat_in_place`, for a loss that computes in it."""
+    return stats._replace(silent=flat_in_place(stats.silent.reshape(layers, -1)))
+
+
+def info_by_layer(info: LossInfo, layers: int) -> LossInfo:
+    """What such a loss reports, in the order of the dictionary's codes."""
+    return info._replace(fired=layers_in_place(info.fired, layers).reshape(-1))

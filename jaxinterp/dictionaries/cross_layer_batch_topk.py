@@ -61,11 +61,8 @@ def cross_layer_batch_topk(
         params = cross_layer.start(layers, width, key, sample)
         return params | {"threshold": jnp.asarray(-1.0, jnp.float32)}
 
-    def scores(params: Params, x: Float[Array, "... layers d"]) -> Float[Array, "n all"]:
-        return cross_layer.dense_layer_scores(params, cross_layer.stacked_rows(x, layers))
-
     def encode(params: Params, x: Float[Array, "... layers d"]) -> Float[Array, "... all"]:
-        h = scores(params, x)
+        h = cross_layer.layer_scores(params, cross_layer.stacked_rows(x, layers))
         z = jnp.where(h > jnp.maximum(params["threshold"], 0.0), h, 0.0)
         return z.reshape(*x.shape[:-2], layers * width)
 
@@ -77,15 +74,18 @@ def cross_layer_batch_topk(
         key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], LossInfo]:
         del key
-        z = batch_top_k(scores(params, x), max(int(k * layers * x.shape[0]), 1))
-        y_hat = cross_layer.flat(cross_layer.decode_dense(params, z))
+        h = cross_layer.layer_scores(params, cross_layer.stacked_rows(x, layers))
+        z = batch_top_k(cross_layer.flat_in_place(h), max(int(k * layers * x.shape[0]), 1))
+        by_layer = cross_layer.layers_in_place(z, layers).swapaxes(0, 1)
+        y_hat = cross_layer.flat(cross_layer.write(params, by_layer, None))
         wanted = cross_layer.flat(target)
         threshold = followed_threshold(
             params["threshold"], z, stats.step, decay=threshold_decay, start=threshold_from
         )
         own = {"threshold": threshold}
+        stats = cross_layer.stats_in_place(stats, layers)
         info = loss_info(z, y_hat, wanted, stats, dead_after, own, own)
-        return measure(y_hat, wanted), info
+        return measure(y_hat, wanted), cross_layer.info_by_layer(info, layers)
 
     return Dictionary(
         layers * width,

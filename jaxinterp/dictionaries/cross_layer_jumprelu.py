@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxinterp.dictionaries import cross_layer, thresholds
+from jaxinterp.dictionaries import cross_layer, thresholds, triangle
 from jaxinterp.dictionaries.base import Dictionary, LossInfo, Stats
 from jaxinterp.dictionaries.errors import Measure, squared_error
 from jaxinterp.dictionaries.info import dead_latents, loss_info
@@ -78,15 +78,14 @@ def cross_layer_jumprelu(
         first = jnp.full((layers, width), first_threshold, jnp.float32)
         return cross_layer.start(layers, width, key, sample) | levels.init(first)
 
-    def activate(params: Params, h: Float[Array, "n all"]) -> tuple[Array, Array]:
+    def activate(h: Float[Array, "n all"], level: Float[Array, " all"]) -> tuple[Array, Array]:
         epsilon = jnp.asarray(bandwidth, jnp.float32)
-        return thresholds.jump(h, levels.read(params).reshape(-1), epsilon, kernel, reach_scores)
-
-    def scores(params: Params, x: Float[Array, "... layers d"]) -> Float[Array, "n all"]:
-        return cross_layer.dense_layer_scores(params, cross_layer.stacked_rows(x, layers))
+        return thresholds.jump(h, level, epsilon, kernel, reach_scores)
 
     def encode(params: Params, x: Float[Array, "... layers d"]) -> Float[Array, "... all"]:
-        return activate(params, scores(params, x))[0].reshape(*x.shape[:-2], -1)
+        h = cross_layer.layer_scores(params, cross_layer.stacked_rows(x, layers))
+        z, _ = activate(cross_layer.flat(h), levels.read(params).reshape(-1))
+        return z.reshape(*x.shape[:-2], -1)
 
     def loss(
         params: Params,
@@ -96,18 +95,22 @@ def cross_layer_jumprelu(
         key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], LossInfo]:
         del key
-        h = scores(params, x)
-        z, count = activate(params, h)
-        y_hat = cross_layer.flat(cross_layer.decode_dense(params, z))
+        flat = cross_layer.flat_in_place
+        h = flat(cross_layer.layer_scores(params, cross_layer.stacked_rows(x, layers)))
+        level, norms = flat(levels.read(params)), flat(triangle.source_norms(params["decoder"]))
+        z, count = activate(h, level)
+        by_layer = cross_layer.layers_in_place(z, layers).swapaxes(0, 1)
+        y_hat = cross_layer.flat(cross_layer.write(params, by_layer, None))
         wanted = cross_layer.flat(target)
-        norms = cross_layer.atom_lengths(params)
         cost = penalty(Activity(z, norms, count))
-        missing = jax.nn.relu(levels.read(params).reshape(1, -1) - h)
+        missing = jax.nn.relu(level[None] - h)
+        stats = cross_layer.stats_in_place(stats, layers)
         asleep = jnp.where(dead_latents(stats, dead_after), norms, 0.0)
         pull = (missing @ asleep).mean(dtype=jnp.float32)
         info = loss_info(z, y_hat, wanted, stats, dead_after, {"penalty": cost})
         value = measure(y_hat, wanted) + weight_at(weight, stats.step) * cost
-        return value + weight_at(pre_activation_weight, stats.step) * pull, info
+        value = value + weight_at(pre_activation_weight, stats.step) * pull
+        return value, cross_layer.info_by_layer(info, layers)
 
     return Dictionary(
         layers * width,

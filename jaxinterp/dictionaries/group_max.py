@@ -15,7 +15,8 @@ def group_max(width: int, k: int, **parts: Any) -> Dictionary:
     """A sparse autoencoder with one winner in each of k groups of neighbouring latents.
 
     Group g holds latents g * width/k .. (g + 1) * width/k - 1. The selection is one pass without
-    any sort, and no two latents of a group are ever active together. Loss as `topk`.
+    any sort, and no two latents of a group are ever active together. Loss as `topk`. On a mesh, let
+    the axis `model` divide k, so that no group is cut: else the scores of all latents are gathered.
 
     Args:
         width: number of latents, a multiple of k.

@@ -9,46 +9,83 @@ import numpy as np
 
 from jaxinterp.dictionaries import atoms, base, errors, kernels, penalties, scores, thresholds
 from jaxinterp.dictionaries.abs_topk import abs_topk
+from jaxinterp.dictionaries.archetypal import archetypal, k_means, sampled
 from jaxinterp.dictionaries.base import Dictionary
 from jaxinterp.dictionaries.batch_topk import batch_topk
+from jaxinterp.dictionaries.binary import binary
 from jaxinterp.dictionaries.cross_layer_batch_topk import cross_layer_batch_topk
 from jaxinterp.dictionaries.cross_layer_jumprelu import cross_layer_jumprelu
 from jaxinterp.dictionaries.cross_layer_topk import cross_layer_topk
 from jaxinterp.dictionaries.crosscoder import batch_topk_crosscoder, crosscoder, l1_crosscoder
 from jaxinterp.dictionaries.decaying_topk import decaying_topk
+from jaxinterp.dictionaries.dependency_sparse import dependency_sparse
+from jaxinterp.dictionaries.feature_choice import feature_choice, mutual_choice
 from jaxinterp.dictionaries.gated import gated
 from jaxinterp.dictionaries.group_max import group_max
+from jaxinterp.dictionaries.itda import itda
 from jaxinterp.dictionaries.jumprelu import jumprelu
+from jaxinterp.dictionaries.matching_pursuit import matching_pursuit
 from jaxinterp.dictionaries.matryoshka import matryoshka
 from jaxinterp.dictionaries.multi_topk import multi_topk
+from jaxinterp.dictionaries.orthogonal_pursuit import orthogonal_pursuit
 from jaxinterp.dictionaries.p_anneal import p_anneal
+from jaxinterp.dictionaries.polynomial import polynomial
+from jaxinterp.dictionaries.predictive import predictive
+from jaxinterp.dictionaries.pursuit import matching_codes
+from jaxinterp.dictionaries.refitting import gradient_codes, nonnegative_codes, orthogonal_codes
 from jaxinterp.dictionaries.relu import relu
+from jaxinterp.dictionaries.row_normalised import layer_norm, root_length, row_normalised
+from jaxinterp.dictionaries.scalar_quantised import finite_scalar, latent_quantised
+from jaxinterp.dictionaries.structured import structured
 from jaxinterp.dictionaries.temporal import temporal
 from jaxinterp.dictionaries.topk import topk
 from jaxinterp.dictionaries.transcoder import skip_transcoder, transcoder
+from jaxinterp.dictionaries.variational import (
+    learned_spread,
+    unit_spread,
+    variational,
+    variational_mean,
+)
+from jaxinterp.dictionaries.vector_quantised import vector_quantised
 
 # A new variant is one line here, and one in `formats.native` if its tensors need a layout.
 VARIANTS: dict[str, Callable[..., Dictionary]] = {
     "abs_topk": abs_topk,
     "batch_topk": batch_topk,
     "batch_topk_crosscoder": batch_topk_crosscoder,
+    "binary": binary,
     "cross_layer_batch_topk": cross_layer_batch_topk,
     "cross_layer_jumprelu": cross_layer_jumprelu,
     "cross_layer_topk": cross_layer_topk,
     "crosscoder": crosscoder,
     "decaying_topk": decaying_topk,
+    "dependency_sparse": dependency_sparse,
+    "feature_choice": feature_choice,
+    "finite_scalar": finite_scalar,
     "gated": gated,
     "group_max": group_max,
+    "itda": itda,
     "jumprelu": jumprelu,
     "l1_crosscoder": l1_crosscoder,
+    "matching_pursuit": matching_pursuit,
+    "latent_quantised": latent_quantised,
     "matryoshka": matryoshka,
     "multi_topk": multi_topk,
+    "orthogonal_pursuit": orthogonal_pursuit,
+    "mutual_choice": mutual_choice,
     "p_anneal": p_anneal,
+    "polynomial": polynomial,
+    "predictive": predictive,
     "relu": relu,
+    "row_normalised": row_normalised,
     "skip_transcoder": skip_transcoder,
+    "structured": structured,
     "temporal": temporal,
     "topk": topk,
     "transcoder": transcoder,
+    "variational": variational,
+    "variational_mean": variational_mean,
+    "vector_quantised": vector_quantised,
 }
 # Functions that may be arguments of a variant, by their own names.
 PARTS: dict[str, Callable[..., Any]] = VARIANTS | {
@@ -61,6 +98,9 @@ PARTS: dict[str, Callable[..., Any]] = VARIANTS | {
         *(penalties.power, penalties.count, penalties.towards_count),
         penalties.towards_mean_count,
         *(thresholds.direct, thresholds.logarithmic),
+        *(layer_norm, root_length),
+        *(matching_codes, orthogonal_codes, nonnegative_codes, gradient_codes),
+        *(archetypal, k_means, sampled, unit_spread, learned_spread),
         *(kernels.rectangle, kernels.triangle, kernels.epanechnikov, kernels.quartic),
         *(kernels.cosine, kernels.gaussian, kernels.cauchy, kernels.silverman),
     )

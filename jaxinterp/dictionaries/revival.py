@@ -1,5 +1,7 @@
 """Bringing back latents that no input activates any more."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -7,7 +9,13 @@ from jaxtyping import Array, Bool, Float
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.errors import Measure, relative_error
 from jaxinterp.dictionaries.scores import Scores
-from jaxinterp.dictionaries.sparsify import decode_sparse, largest, selected_scores
+from jaxinterp.dictionaries.shards import Split, ambient_split
+from jaxinterp.dictionaries.sparsify import (
+    decode_sparse,
+    largest,
+    own_of_largest,
+    selected_scores,
+)
 
 Params = dict[str, Array]
 
@@ -17,7 +25,7 @@ def auxiliary_error(
     scores: Scores,
     x: Float[Array, "n d"],
     residual: Float[Array, "n t"],
-    dead: Bool[Array, " width"],
+    dead: Bool[Array, " width"] | Float[Array, " width"],
     k: int | None,
     *,
     signed: bool = False,
@@ -35,7 +43,8 @@ def auxiliary_error(
         scores: its encoder.
         x: rows to encode.
         residual: what is left to explain; no gradient flows into it.
-        dead: latents to revive; with none, the error is 0.
+        dead: latents to revive; with none, the error is 0. Of numbers in 0 .. 1 each is the weight
+            of its latent's code in $\hat e$, and the latents above 0 are those to revive.
         k: dead latents per row; fewer where fewer are dead. None for half the input dimension.
         signed: whether codes may be negative; the largest magnitudes are kept then.
         measure: the error of $\hat e$ as a reconstruction of the residual.
@@ -45,18 +54,48 @@ def auxiliary_error(
     """
     residual = jax.lax.stop_gradient(residual)
     k = min(k or max(x.shape[-1] // 2, 1), dead.shape[0])
-    activate = (lambda h: h) if signed else jax.nn.relu
+    weight, dead = dead, dead > 0
 
     def attempt() -> Array:
         rows, matrix, bias = scores.affine(params, x)
-        all_scores = jax.lax.stop_gradient(rows @ matrix.T + bias[None])
-        strength = jnp.where(dead[None], jnp.abs(activate(all_scores)), -1.0)
-        indices = largest(strength, k).indices
-        values = selected_scores(rows, matrix, bias, indices)
-        values = jnp.where(dead[indices], activate(values), 0.0)
-        return measure(decode_sparse(Codes(values, indices), params["decoder"]), residual)
+        parts = (rows, matrix, bias, params["decoder"], weight)
+        split = ambient_split(len(rows), len(matrix))
+        if split is None:
+            return measure(_attempt(*parts, k=k, signed=signed), residual)
+        # With half of the dimension as k, exchanging candidates would send as much as all scores.
+        on_device = partial(_attempt, k=k, signed=signed, split=split)
+        by_row, by_latent = split.by_row(), split.by_latent()
+        specs = (by_row, by_latent, by_latent, by_latent, by_latent)
+        return measure(split.run(on_device, parts, specs, by_row), residual)
 
     return jax.lax.cond(dead.any(), attempt, lambda: jnp.zeros(()))
+
+
+def _attempt(
+    rows: Float[Array, "n d"],
+    matrix: Float[Array, "width d"],
+    bias: Float[Array, " width"],
+    decoder: Float[Array, "width t"],
+    weight: Bool[Array, " width"] | Float[Array, " width"],
+    *,
+    k: int,
+    signed: bool,
+    split: Split | None = None,
+) -> Float[Array, "n t"]:
+    """What the chosen dead latents write; with a split, from the part that one device has."""
+    activate = (lambda h: h) if signed else jax.nn.relu
+    dead = weight > 0
+    all_scores = jax.lax.stop_gradient(rows @ matrix.T + bias[None])
+    strength = jnp.where(dead[None], jnp.abs(activate(all_scores)), -1.0)
+    if split is None:
+        indices = largest(strength, k).indices
+        chosen = dead[indices]
+    else:
+        indices, kept = own_of_largest(strength, k, split)
+        chosen = dead[indices] & kept
+    values = activate(selected_scores(rows, matrix, bias, indices)) * weight[indices]
+    written = decode_sparse(Codes(jnp.where(chosen, values, 0.0), indices), decoder)
+    return written if split is None else split.add_latents(written)
 
 
 def check_aux_k(aux_k: int | None, width: int) -> None:

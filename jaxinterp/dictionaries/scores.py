@@ -65,6 +65,21 @@ def tied() -> Scores:
     return Scores(init, affine)
 
 
+def matched() -> Scores:
+    r"""Scores $(x - b_d) W_d^\top$: each atom is its own filter, with no parameters besides."""
+
+    def init(key: Key[Array, ""], params: Params, sample: Array) -> Params:
+        del key, params, sample
+        return {}
+
+    def affine(params: Params, x: Array) -> tuple[Array, Array, Array]:
+        _check_dimension(x, params["decoder"])
+        atoms = params["decoder"]
+        return _centred(params, x), atoms, jnp.zeros(atoms.shape[0], atoms.dtype)
+
+    return Scores(init, affine)
+
+
 def mlp(hidden: int) -> Scores:
     r"""Scores $\mathrm{gelu}((x - b_d) H^\top + b_h) W_e^\top + b_e$: one hidden layer.
 

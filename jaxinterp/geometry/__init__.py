@@ -71,5 +71,9 @@ from jaxinterp.geometry.profiles import decimation as decimation
 from jaxinterp.geometry.profiles import half_sample_error as half_sample_error
 from jaxinterp.geometry.profiles import profile as profile
 from jaxinterp.geometry.sharded_neighbors import k_nearest_sharded as k_nearest_sharded
+from jaxinterp.geometry.similarity import linear_cka as linear_cka
+from jaxinterp.geometry.similarity import relative_agreement as relative_agreement
+from jaxinterp.geometry.similarity import relative_representation as relative_representation
+from jaxinterp.geometry.similarity import svcca as svcca
 from jaxinterp.geometry.spanning_tree import SpanningTree as SpanningTree
 from jaxinterp.geometry.spanning_tree import minimum_spanning_tree as minimum_spanning_tree

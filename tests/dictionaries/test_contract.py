@@ -54,6 +54,8 @@ CASES = {
     "decaying_topk": Case("decaying_topk", {"k": 4, "first_k": 12, "decay_steps": 100}, 0.77),
     "group_max": Case("group_max", {"k": 6}, 0.83),
     "batch_topk": Case("batch_topk", {"k": 4}, 0.78),
+    "matching_pursuit": Case("matching_pursuit", {"k": 4}, 0.9),
+    "orthogonal_pursuit": Case("orthogonal_pursuit", {"k": 4}, 0.9),
     "matryoshka": Case(
         "matryoshka", {"recipe": "batch_topk", "prefixes": [8, 24, WIDTH], "k": 4}, 0.79
     ),
@@ -62,17 +64,31 @@ CASES = {
         "matryoshka", {"recipe": "gated", "prefixes": [8, WIDTH], "weight": 0.1}, 0.95
     ),
 }
-# Dictionaries of several activations, which their own files test.
+# Dictionaries that their own files test.
 RELATIVES = {
     "batch_topk_crosscoder",
+    "binary",
     "cross_layer_batch_topk",
     "cross_layer_jumprelu",
     "cross_layer_topk",
     "crosscoder",
+    "dependency_sparse",
+    "feature_choice",
+    "finite_scalar",
+    "itda",
     "l1_crosscoder",
+    "latent_quantised",
+    "mutual_choice",
+    "polynomial",
+    "row_normalised",
+    "predictive",
     "skip_transcoder",
+    "structured",
     "temporal",
     "transcoder",
+    "variational",
+    "variational_mean",
+    "vector_quantised",
 }
 OPTIMIZER = optax.adam(1e-2)
 every = pytest.mark.parametrize("name", CASES)

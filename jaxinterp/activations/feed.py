@@ -97,10 +97,11 @@ def from_array(
     def chosen(column: Rows, rows: Int[np.ndarray, " batch"]) -> Any:
         if sharding is None:
             return column[rows]
-        shape = (len(rows), *column.shape[1:])
-        return jax.make_array_from_callback(
-            shape, sharding, lambda place: np.asarray(column[rows[place[0]]][:, *place[1:]])
-        )
+
+        def part(place: Any) -> np.ndarray:
+            return np.asarray(column[rows[place[0]]][:, *place[1:]])
+
+        return jax.make_array_from_callback((len(rows), *column.shape[1:]), sharding, part)
 
     def take(rows: Int[np.ndarray, " batch"]) -> Any:
         whole = dict(x) if isinstance(x, Mapping) else x

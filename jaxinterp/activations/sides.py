@@ -32,7 +32,7 @@ class Sides(NamedTuple):
 
 def two_sides(
     encoder: Encoder,
-    documents: Sequence[str],
+    documents: Sequence[data.Document],
     site: str,
     *,
     context: int,
@@ -48,14 +48,25 @@ def two_sides(
         context: tokens in a row of text.
         rows: rows of held-in text.
         seed: of the choice of rows.
+
+    Raises:
+        ValueError: the model has no tokenizer, or one side has no text.
     """
+    if encoder.tokenizer is None:
+        raise ValueError("the encoder has no tokenizer, which reading text needs")
+    held_in, held_out = data.split(documents)
+    if not held_in or not held_out:
+        raise ValueError(
+            f"{len(documents)} documents are {len(held_in)} held in and {len(held_out)} held out: "
+            "give more text, so that both sides have some"
+        )
     found, texts = [], []
-    for side, count in zip(data.split(documents), (rows, max(rows // 5, 1)), strict=True):
+    for side, count in ((held_in, rows), (held_out, max(rows // 5, 1))):
         tokens = data.token_rows(side, encoder.tokenizer, context)
         order = np.random.default_rng(seed).permutation(len(tokens.tokens))[:count]
         parts = harvest(encoder, tokens, (site,), order=order)
         found.append(np.concatenate([part.sites[site] for part in parts]))
         texts.append(data.Rows(*(column[order] for column in tokens)))
     scale = normalise.mean_norm(moments.coordinate_moments(found[0]))
-    held_in, held_out = (np.asarray(normalise.apply(scale, x)) for x in found)
-    return Sides(held_in, held_out, texts[1], scale, found[0].mean(0))
+    scaled = (np.asarray(normalise.apply(scale, x)) for x in found)
+    return Sides(*scaled, texts[1], scale, found[0].mean(0))

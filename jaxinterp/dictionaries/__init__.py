@@ -4,7 +4,7 @@ Reading order. What a dictionary is: `base`. Its parts: `scores`, `atoms`, `deco
 `penalties`; which latents are active: `sparsify`, `batch_selection`, `kernels`, `thresholds`;
 `revival`, `metrics`. Variants that compose them: `relu`, `p_anneal`, `gated`, `jumprelu`, `topk`,
 `abs_topk`, `multi_topk`, `decaying_topk`, `group_max`, `batch_topk`, `matryoshka`,
-`row_normalised`; greedy: `pursuit`, `nonnegative`, `refitting`, `matching_pursuit`,
+`row_normalised`; greedy: `pursuit`, `matching`, `nonnegative`, `refitting`, `matching_pursuit`,
 `orthogonal_pursuit`, `itda`; with other atoms, decoders, budgets or priors: `archetypal`,
 `polynomial`, `structured`, `feature_choice`, `variational`, `predictive`, `dependency_sparse`;
 between sites: `transcoder`, `crosscoder`, `cross_layer_*`; in time: `temporal`, `contrastive`;

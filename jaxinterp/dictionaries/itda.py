@@ -16,7 +16,7 @@ from jaxinterp.dictionaries.errors import squared_error
 from jaxinterp.dictionaries.fixed_k import check_k
 from jaxinterp.dictionaries.info import loss_info
 from jaxinterp.dictionaries.learner import Learner
-from jaxinterp.dictionaries.pursuit import matching_codes, merge_repeats
+from jaxinterp.dictionaries.matching import matching_codes, merge_repeats
 from jaxinterp.dictionaries.scores import matched, over_rows
 from jaxinterp.dictionaries.train import Progress, Stopped
 
@@ -59,7 +59,7 @@ def itda(
     Args:
         width: places for atoms.
         k: atoms per row.
-        pursuit: the coder, `pursuit.matching_codes` or one of `refitting`: the paper's text says
+        pursuit: the coder, `matching.matching_codes` or one of `refitting`: the paper's text says
             matching pursuit, its algorithm 1 orthogonal.
         centre: decoder bias, which growing does not change.
 
@@ -68,7 +68,7 @@ def itda(
         which activation each atom is; `EMPTY` where there is none.
 
     Raises:
-        ValueError: k outside 1 .. width; when it encodes, as `pursuit.matching_codes`.
+        ValueError: k outside 1 .. width; when it encodes, as `matching.matching_codes`.
 
     Reference:
         Leask et al. (2025), "Inference-time decomposition of activations (ITDA)", arXiv

@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from jaxinterp.dictionaries.base import Codes, Dictionary
 from jaxinterp.dictionaries.fixed_k import check_k, fixed_k
-from jaxinterp.dictionaries.pursuit import matching_codes, merge_repeats
+from jaxinterp.dictionaries.matching import matching_codes, merge_repeats
 from jaxinterp.dictionaries.scores import matched
 
 
@@ -43,7 +43,7 @@ def matching_pursuit(
         The dictionary. Parameters: `decoder` (width, d), unit rows, and `decoder_bias` (d).
 
     Raises:
-        ValueError: k outside 1 .. width; when it encodes, as `pursuit.matching_codes`.
+        ValueError: k outside 1 .. width; when it encodes, as `matching.matching_codes`.
 
     Reference:
         Costa et al. (2025), "From flat to hierarchical: extracting sparse representations with

@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from jaxinterp.dictionaries.base import Codes, Dictionary
 from jaxinterp.dictionaries.fixed_k import check_k, fixed_k
-from jaxinterp.dictionaries.pursuit import merge_repeats
+from jaxinterp.dictionaries.matching import merge_repeats
 from jaxinterp.dictionaries.refitting import nonnegative_codes, orthogonal_codes
 from jaxinterp.dictionaries.scores import matched
 
@@ -36,7 +36,7 @@ def orthogonal_pursuit(
         The dictionary. Parameters: `decoder` (width, d), unit rows, and `decoder_bias` (d).
 
     Raises:
-        ValueError: k outside 1 .. width; when it encodes, as `pursuit.matching_codes`.
+        ValueError: k outside 1 .. width; when it encodes, as `matching.matching_codes`.
 
     Reference:
         Pati, Rezaiifar & Krishnaprasad (1993); as an autoencoder: overcomplete, whose non-negative

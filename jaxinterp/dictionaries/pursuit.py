@@ -1,13 +1,16 @@
 r"""Greedy pursuit: a code grown atom by atom, each explaining what the ones before left over.
 
-The loop that every pursuit shares, and the plainest one, matching pursuit. `refitting` has those
-that compute all chosen coefficients anew.
+The loop that every pursuit shares. `matching` has the plainest one, `refitting` those that compute
+all chosen coefficients anew.
 
 What a step needs is the atom of largest score $\langle r, d_j \rangle$. A row's state is its
-residual, so memory is O(batch x d), and the scores of a step are gone once their largest is found.
-On a CPU, where the Gram matrix of the atoms $G = D D^\top$ fits and pays, the scores of a few rows
-stay in the cache instead and follow the residual, $s \leftarrow s - v\, G_j$: that reads one row
-of $G$ where the product would read all of $D$.
+residual, so memory is O(batch x d); scores of all rows with all atoms never exist together. On a
+CPU they are made for a few rows at a time, elsewhere for a few atoms at a time, and gone once the
+largest is found. On a CPU, where the Gram matrix of the atoms $G = D D^\top$ fits and pays, the
+scores of a few rows stay in the cache instead and follow the residual, $s \leftarrow s - v\, G_j$:
+that reads one row of $G$ where the product would read all of $D$.
+
+On a mesh every device gathers the atoms once and pursues rows of its own.
 """
 
 import functools
@@ -22,11 +25,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.dictionaries.base import Codes
+from jaxinterp.dictionaries.shards import spread_rows
 from jaxinterp.dictionaries.sparse_products import map_row_blocks
-from jaxinterp.dictionaries.sparsify import largest
 
 _CACHED_SCORES = 2**18  # that follow their residual in the cache of a core
 _SEARCHED_SCORES = 2**21  # that are made, searched and forgotten
+_SEARCHED_ATOMS = 2**10  # at a time, on an accelerator
 _LARGEST_GRAM = 2**26  # numbers; more would be read slower than the product is computed
 _EXACT = 1e-6  # share of a row that rounding leaves over
 
@@ -54,82 +58,21 @@ class State(NamedTuple):
 
 
 class Atoms(NamedTuple):
-    """What a pursuit reads: the atoms (width, d), and their Gram matrix or None."""
+    """What a pursuit reads.
+
+    Attributes:
+        rows: the atoms.
+        gram: their Gram matrix, or None.
+        searched: atoms that are scored at a time, where there is none.
+    """
 
     rows: Float[Array, "width d"]
     gram: Float[Array, "width width"] | None
+    searched: int
 
 
 # (state with the new atom in `indices` at `step`, its rows, its scores, atoms) -> state
 Update = Callable[[State, Array, Array, Atoms], State]
-
-
-def matching_codes(
-    x: Float[Array, "n d"],
-    atoms: Float[Array, "width d"],
-    steps: int,
-    *,
-    signed: bool = False,
-    tolerance: float | Array = 0.0,
-    stop_at_repeat: bool = False,
-) -> Codes:
-    r"""Matching pursuit.
-
-    $j_t = \arg\max_j \langle r_t, d_j \rangle$, $v_t = \langle r_t, d_{j_t} \rangle$,
-    $r_{t+1} = r_t - v_t d_{j_t}$, from $r_0 = x$.
-
-    A row stops where no score is positive, or at `tolerance`. An atom may be chosen again; its
-    values add up. So the first T entries are the code of T steps, and
-    $\lVert x \rVert^2 = \sum_t v_t^2 + \lVert r_T \rVert^2$. Of equal atoms one is chosen, always
-    the same one. The gradient goes through all steps and takes the choice of atoms as given.
-
-    Args:
-        x: rows to encode.
-        atoms: rows of length one, or of zeros, which are never chosen.
-        steps: atoms per row at most, repeats counted.
-        signed: choose the largest $|\langle r, d_j \rangle|$; values have either sign then.
-        tolerance: length of the residual, in units of the activations, below which a row is done.
-        stop_at_repeat: a row is done after the first choice of an atom that it has already.
-
-    Returns:
-        The codes in the order of choice; zero from where a row was done.
-
-    Raises:
-        ValueError: more steps than dimensions or atoms, or (where they are concrete) atoms that are
-            not of length one.
-
-    Reference:
-        Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", section II.
-    """
-    check(atoms, steps)
-    tolerance = jnp.asarray(tolerance, jnp.float32)
-    return _compiled(x, atoms, tolerance, steps, signed, stop_at_repeat)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _matching(
-    x: Array, atoms: Array, tolerance: Array, steps: int, signed: bool, stop_at_repeat: bool
-) -> Codes:
-    def update(state: State, atom: Array, scores: Array, atoms: Atoms) -> State:
-        index = state.indices[:, state.step]
-        if stop_at_repeat:
-            again = ((state.indices == index[:, None]) & (state.values != 0)).any(1)
-            state = state._replace(live=state.live & ~again)
-        values = state.values.at[:, state.step].set(scores)
-        return take_off(state, scores, index, atoms)._replace(values=values)
-
-    return pursue(x, atoms, steps, update, lambda n: (), signed=signed, tolerance=tolerance)[0]
-
-
-def merge_repeats(codes: Codes) -> Codes:
-    """The same codes with each atom once, strongest first, as every dictionary gives them."""
-    values, indices = codes
-    earlier = jnp.tril(jnp.ones((values.shape[-1],) * 2, bool), -1)[None]
-    same = indices[:, :, None] == indices[:, None]
-    total = jnp.where(same, values[:, None], 0.0).sum(2)
-    total = jnp.where((same & earlier).any(2), 0.0, total)
-    order = largest(jax.lax.stop_gradient(jnp.abs(total)), values.shape[-1]).indices
-    return Codes(*(jnp.take_along_axis(a, order, 1) for a in (total, indices)))
 
 
 def pursue(
@@ -156,25 +99,29 @@ def pursue(
     Returns:
         The codes in the order of choice, and the memory after the last step.
     """
+    width, d = atoms.shape
 
-    def rows_of(atoms: Atoms, x: Array) -> tuple[Codes, Any]:
+    def rows_of(atoms: Atoms, tolerance: Array, x: Array) -> tuple[Codes, Any]:
         end = _pursue(x, atoms, steps, update, memory(len(x)), signed, tolerance)
         return Codes(end.values, end.indices), end.memory
 
-    def product(x: Array, rows: Array) -> tuple[Codes, Any]:
-        return rows_of(Atoms(rows, None), x)
+    def by_atoms(x: Array, rows: Array, tolerance: Array) -> tuple[Codes, Any]:
+        return rows_of(Atoms(rows, None, max(_SEARCHED_ATOMS, d)), tolerance, x)
 
-    def blocked(x: Array, rows: Array) -> tuple[Codes, Any]:
-        width = len(rows)
+    def by_rows(x: Array, rows: Array, tolerance: Array) -> tuple[Codes, Any]:
         if width**2 <= _LARGEST_GRAM and len(x) * (steps - 1) > width:
             wide = jnp.promote_types(rows.dtype, jnp.float32)
-            known = Atoms(rows, jnp.matmul(rows, rows.T, preferred_element_type=wide))
-            block = max(1, _CACHED_SCORES // width)
+            gram, block = jnp.matmul(rows, rows.T, preferred_element_type=wide), _CACHED_SCORES
         else:
-            known, block = Atoms(rows, None), max(1, _SEARCHED_SCORES // width)
-        return map_row_blocks(functools.partial(rows_of, known), (x,), block)
+            gram, block = None, _SEARCHED_SCORES
+        pursued = functools.partial(rows_of, Atoms(rows, gram, width), tolerance)
+        return map_row_blocks(pursued, (x,), max(1, block // width))
 
-    return jax.lax.platform_dependent(x, atoms, cpu=blocked, default=product)
+    def on_device(x: Array, whole: tuple[Array, Array]) -> tuple[tuple[Codes, Any], tuple]:
+        found = jax.lax.platform_dependent(x, *whole, cpu=by_rows, default=by_atoms)
+        return found, ()
+
+    return spread_rows(on_device, x, (atoms, jnp.asarray(tolerance)))[0]
 
 
 def take_off(state: State, values: Array, indices: Array, atoms: Atoms) -> State:
@@ -226,19 +173,18 @@ def _pursue(
     update: Update,
     memory: Any,
     signed: bool,
-    tolerance: float | Array,
+    tolerance: Array,
 ) -> State:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    def all_scores(residual: Array) -> Array:
-        return residual.astype(atoms.rows.dtype) @ atoms.rows.T
 
     # A residual that is only rounding would choose atoms at random.
     done_at = jnp.maximum(tolerance, _EXACT * jnp.linalg.norm(x, axis=1))
 
     def body(state: State) -> State:
-        scores = all_scores(state.residual) if atoms.gram is None else state.scores
-        index = _strongest(jnp.abs(scores) if signed else scores)
+        if atoms.gram is None:
+            index = _strongest_atom(state.residual, atoms, signed)
+        else:
+            index = _strongest(jnp.abs(state.scores) if signed else state.scores)[1]
         atom = chosen(atoms.rows, index)
         score = (state.residual * atom).sum(1)
         live = state.live & ((score != 0) if signed else (score > 0))
@@ -252,7 +198,7 @@ def _pursue(
     start = State(
         jnp.zeros((), jnp.int32),
         x,
-        () if atoms.gram is None else all_scores(x).astype(x.dtype),
+        () if atoms.gram is None else _scores(x, atoms.rows).astype(x.dtype),
         jnp.zeros((n, steps), x.dtype),
         jnp.zeros((n, steps), jnp.int32),
         jnp.linalg.norm(x, axis=1) > done_at,
@@ -261,72 +207,48 @@ def _pursue(
     return jax.lax.while_loop(lambda s: (s.step < steps) & s.live.any(), body, start)
 
 
-def _strongest(strength: Float[Array, "n width"]) -> Int[Array, " n"]:
-    """The place of each row's largest number.
+def _scores(residual: Array, rows: Array) -> Array:
+    return residual.astype(rows.dtype) @ rows.T
+
+
+def _strongest_atom(residual: Array, atoms: Atoms, signed: bool) -> Int[Array, " n"]:
+    """The atom of largest score of each row, `atoms.searched` atoms at a time."""
+    rows = atoms.rows
+    width, d = rows.shape
+    count = -(-width // atoms.searched)
+
+    def best_of(rows: Array) -> tuple[Array, Array]:
+        scores = _scores(residual, rows)
+        return _strongest(jnp.abs(scores) if signed else scores)
+
+    if count == 1:
+        return best_of(rows)[1]
+    # Filled up with atoms of zeros, which are never chosen.
+    filled = jnp.pad(rows, ((0, count * atoms.searched - width), (0, 0)))
+
+    def search(best: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple, None]:
+        strength, index = best_of(part[0])
+        better = strength > best[0]  # not where equal: the first of several
+        index = jnp.where(better, index + part[1] * atoms.searched, best[1])
+        return (jnp.where(better, strength, best[0]), index), None
+
+    start = jnp.zeros(len(residual), rows.dtype), jnp.zeros(len(residual), jnp.int32)
+    parts = filled.reshape(count, atoms.searched, d), jnp.arange(count, dtype=jnp.int32)
+    return jax.lax.scan(search, start, parts)[0][1]
+
+
+def _strongest(
+    strength: Float[Array, "n width"],
+) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    """Each row's largest number and its place.
 
     First the largest of every 64th number, which a CPU computes 64 at a time, then its place.
     """
     n, width = strength.shape
     lanes = math.gcd(width, 64)
     groups = strength.reshape(n, width // lanes, lanes)
-    lane = jnp.argmax(groups.max(1), 1)
+    largest = groups.max(1)
+    lane = jnp.argmax(largest, 1)
     column = jnp.take_along_axis(groups, lane[:, None, None], 2)[:, :, 0]
-    return (jnp.argmax(column, 1) * lanes + lane).astype(jnp.int32)
-
-
-def _matching_forward(
-    x: Array, atoms: Array, tolerance: Array, steps: int, signed: bool, stop_at_repeat: bool
-) -> tuple[Codes, tuple]:
-    codes = _matching(x, atoms, tolerance, steps, signed, stop_at_repeat)
-    return codes, (x, atoms, tolerance, codes)
-
-
-def _matching_backward(
-    steps: int, signed: bool, stop_at_repeat: bool, kept: tuple, cotangent: Codes
-) -> tuple[Array, Array, Array]:
-    r"""Backwards through the steps, with the residual built up again from the last one.
-
-    With $\lambda$ the cotangent of the residual after step t: $\bar v = g_t - \lambda \cdot d$,
-    $\bar d \mathrel{+}= \bar v\, r_t - v_t \lambda$, $\lambda \leftarrow \lambda + \bar v\, d$.
-    """
-    del steps, signed, stop_at_repeat
-    x, atoms, tolerance, codes = kept
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-
-    def whole(total: Array, x: Array, values: Array, indices: Array, g: Array) -> tuple:
-        def forth(residual: Array, slot: tuple) -> tuple[Array, None]:
-            value, index = slot
-            return residual - value[:, None] * chosen(atoms, index), None
-
-        def back(carry: tuple, slot: tuple) -> tuple[tuple, None]:
-            total, residual, pull = carry
-            value, index, g = slot
-            atom = chosen(atoms, index)
-            before = residual + value[:, None] * atom
-            share = jnp.where(value != 0, g - (pull * atom).sum(1), 0.0)
-            part = share[:, None] * before - value[:, None] * pull
-            total = total.at[index].add(part.astype(total.dtype), mode="promise_in_bounds")
-            return (total, before, pull + share[:, None] * atom), None
-
-        slots = values.T, indices.T
-        residual, _ = jax.lax.scan(forth, x.astype(wide), slots)
-        start = total, residual, jnp.zeros_like(residual)
-        (total, _, pull), _ = jax.lax.scan(back, start, (*slots, g.T), reverse=True)
-        return total, pull
-
-    def blocked(total: Array, *rows: Array) -> tuple[Array, Array]:
-        block = max(1, _CACHED_SCORES // 4 // x.shape[1])
-        count = len(x) // block * block
-        parts = tuple(a[:count].reshape(-1, block, *a.shape[1:]) for a in rows)
-        total, pulls = jax.lax.scan(lambda t, part: whole(t, *part), total, parts)
-        total, rest = whole(total, *(a[count:] for a in rows))
-        return total, jnp.concatenate([pulls.reshape(count, x.shape[1]), rest])
-
-    total = jnp.zeros(atoms.shape, jnp.promote_types(atoms.dtype, jnp.float32))
-    rows = x, codes.values, codes.indices, cotangent.values
-    total, pull = jax.lax.platform_dependent(total, *rows, cpu=blocked, default=whole)
-    return pull.astype(x.dtype), total.astype(atoms.dtype), jnp.zeros_like(tolerance)
-
-
-_matching.defvjp(_matching_forward, _matching_backward)
-_compiled = jax.jit(_matching, static_argnums=(3, 4, 5))  # for a call from a notebook
+    place = (jnp.argmax(column, 1) * lanes + lane).astype(jnp.int32)
+    return largest.max(1), place

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.nonnegative import nonnegative_least_squares, solve_on
 from jaxinterp.dictionaries.pursuit import Atoms, State, check, pursue, take_off
+from jaxinterp.dictionaries.shards import spread_rows
 from jaxinterp.dictionaries.sparse_products import gather_dot, gather_sum, scatter_outer
 
 _INDEPENDENT = 1e-5  # squared distance of a new atom from the span of the others
@@ -61,7 +62,7 @@ def orthogonal_codes(
         The codes in the order of choice, of either sign; zero from where a row was done.
 
     Raises:
-        ValueError: as `pursuit.matching_codes`.
+        ValueError: as `matching.matching_codes`.
 
     Reference:
         Pati, Rezaiifar & Krishnaprasad (1993); Rubinstein, Zibulevsky & Elad (2008), "Efficient
@@ -94,7 +95,7 @@ def nonnegative_codes(
         The codes in the order of choice, none negative.
 
     Raises:
-        ValueError: as `pursuit.matching_codes`.
+        ValueError: as `matching.matching_codes`.
 
     Reference:
         Bruckstein, Elad & Zibulevsky (2008), "On the uniqueness of nonnegative sparse solutions to
@@ -129,7 +130,7 @@ def gradient_codes(
         The codes in the order of choice.
 
     Raises:
-        ValueError: as `pursuit.matching_codes`.
+        ValueError: as `matching.matching_codes`.
 
     Reference:
         Blumensath & Davies (2008), "Gradient pursuits", section III.
@@ -250,12 +251,17 @@ def _solved_backward(
     """
     del steps, update, signed
     x, atoms, tolerance, (values, indices), gram = kept
-    pull = solve_on(values != 0, gram, cotangent.values)
-    wide = atoms.astype(values.dtype)
-    onto_x = gather_sum(pull, wide, indices)
-    residual = x.astype(values.dtype) - gather_sum(values, wide, indices)
-    onto_atoms = scatter_outer(pull, residual, indices, wide)
-    onto_atoms = onto_atoms - scatter_outer(values, onto_x, indices, wide)
+
+    def on_device(rows: tuple, wide: Array) -> tuple[Array, Array]:
+        x, values, indices, gram, cotangent = rows
+        pull = solve_on(values != 0, gram, cotangent)
+        onto_x = gather_sum(pull, wide, indices)
+        residual = x - gather_sum(values, wide, indices)
+        onto_atoms = scatter_outer(pull, residual, indices, wide)
+        return onto_x, onto_atoms - scatter_outer(values, onto_x, indices, wide)
+
+    rows = x.astype(values.dtype), values, indices, gram, cotangent.values
+    onto_x, onto_atoms = spread_rows(on_device, rows, atoms.astype(values.dtype))
     return onto_x.astype(x.dtype), onto_atoms.astype(atoms.dtype), jnp.zeros_like(tolerance)
 
 

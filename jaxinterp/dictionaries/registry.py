@@ -24,6 +24,7 @@ from jaxinterp.dictionaries.gated import gated
 from jaxinterp.dictionaries.group_max import group_max
 from jaxinterp.dictionaries.itda import itda
 from jaxinterp.dictionaries.jumprelu import jumprelu
+from jaxinterp.dictionaries.matching import matching_codes
 from jaxinterp.dictionaries.matching_pursuit import matching_pursuit
 from jaxinterp.dictionaries.matryoshka import matryoshka
 from jaxinterp.dictionaries.multi_topk import multi_topk
@@ -31,7 +32,6 @@ from jaxinterp.dictionaries.orthogonal_pursuit import orthogonal_pursuit
 from jaxinterp.dictionaries.p_anneal import p_anneal
 from jaxinterp.dictionaries.polynomial import polynomial
 from jaxinterp.dictionaries.predictive import predictive
-from jaxinterp.dictionaries.pursuit import matching_codes
 from jaxinterp.dictionaries.refitting import gradient_codes, nonnegative_codes, orthogonal_codes
 from jaxinterp.dictionaries.relu import relu
 from jaxinterp.dictionaries.row_normalised import layer_norm, root_length, row_normalised

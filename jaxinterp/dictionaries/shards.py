@@ -72,6 +72,36 @@ class Split(NamedTuple):
         return jnp.clip(local, 0, own - 1), (local >= 0) & (local < own)
 
 
+def spread_rows(f: Callable[[Any, Any], tuple[Any, Any]], rows: Any, whole: Any) -> tuple[Any, Any]:
+    """`f(rows, whole) -> (of each row, sums over rows)`, the rows shared out among all devices.
+
+    For what treats rows alone and needs all latents again and again: each device gathers `whole`
+    once and works on rows of its own, with nothing to send in between. Both axes of the mesh split
+    the rows, as far as their number allows.
+
+    Args:
+        f: pure; it sees a device's rows.
+        rows: arrays (rows, ...).
+        whole: arrays that every device needs all of.
+    """
+    count, axes, parts = len(jax.tree.leaves(rows)[0]), [], 1
+    for name in ("data", "model"):
+        if size := _auto_axis(name):
+            if count % (parts * size) == 0:
+                axes, parts = [*axes, name], parts * size
+    if not axes:
+        return f(rows, whole)
+
+    def on_device(rows: Any, whole: Any) -> tuple[Any, Any]:
+        each, total = f(rows, whole)
+        return each, lax.psum(total, axes)
+
+    apart = P(tuple(axes))
+    specs, results = (apart, P()), (apart, P())
+    spread = jax.shard_map(on_device, in_specs=specs, out_specs=results, check_vma=False)
+    return spread(rows, whole)
+
+
 def ambient_split(rows: int, latents: int) -> Split | None:
     """How the ambient mesh splits arrays of so many rows and latents.
 
@@ -82,14 +112,19 @@ def ambient_split(rows: int, latents: int) -> Split | None:
     Returns:
         The split; None where all is on one device, which includes the inside of a `shard_map`.
     """
-    mesh = jax.sharding.get_abstract_mesh()
 
     def axis(name: str, size: int) -> str | None:
-        parts = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True)).get(name, 1)
-        if parts == 1 or size % parts:
-            return None
-        kind = mesh.axis_types[mesh.axis_names.index(name)]
-        return name if kind == AxisType.Auto else None
+        parts = _auto_axis(name)
+        return name if parts and size % parts == 0 else None
 
     split = Split(axis("data", rows), axis("model", latents))
     return None if split == Split(None, None) else split
+
+
+def _auto_axis(name: str) -> int | None:
+    """Devices along an axis of the ambient mesh that the compiler sees whole; None for one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True)).get(name, 1)
+    if parts == 1 or mesh.axis_types[mesh.axis_names.index(name)] != AxisType.Auto:
+        return None
+    return parts

@@ -47,6 +47,18 @@ def map_row_blocks(f: Callable[..., Any], rows: tuple[Array, ...], block: int) -
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
 
 
+def fold_row_blocks(
+    f: Callable[..., tuple[Any, Any]], total: Any, rows: tuple[Array, ...], block: int
+) -> tuple[Any, Any]:
+    """`f(total, *rows) -> (total, of each row)` of an `f` that adds rows up, by `block` rows."""
+    count = rows[0].shape[0] // block * block
+    parts = tuple(a[:count].reshape(-1, block, *a.shape[1:]) for a in rows)
+    total, done = jax.lax.scan(lambda total, part: f(total, *part), total, parts)
+    total, rest = f(total, *(a[count:] for a in rows))
+    done = jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), done)
+    return total, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
+
+
 def _chosen(atoms: Array, indices: Array) -> Array:
     return atoms.at[indices].get(mode="promise_in_bounds")
 
@@ -136,14 +148,10 @@ def _scatter(values: Array, x: Array, indices: Array, like: Array) -> Array:
         parts = (values[:, :, None] * x[:, None]).astype(total.dtype)
         return total.at[indices].add(parts, mode="promise_in_bounds")
 
-    def blocked(total: Array, values: Array, x: Array, indices: Array) -> Array:
+    def blocked(total: Array, *rows: Array) -> Array:
         # A quarter of the cache: the rows that are added to want the rest.
         block = max(1, _block(indices, x.shape[1]) // 4)
-        count = x.shape[0] // block * block
-        rows = values, x, indices
-        parts = tuple(a[:count].reshape(-1, block, *a.shape[1:]) for a in rows)
-        total, _ = jax.lax.scan(lambda t, part: (whole(t, *part), None), total, parts)
-        return whole(total, *(a[count:] for a in rows))
+        return fold_row_blocks(lambda *a: (whole(*a), ()), total, rows, block)[0]
 
     total = jax.lax.platform_dependent(total, values, x, indices, cpu=blocked, default=whole)
     return total.astype(like.dtype)

@@ -1,189 +1,127 @@
 """All dictionaries on the same activations of one model: a table, with intervals over seeds.
 
-    python experiments/compare_dictionaries.py
+    python experiments/compare_dictionaries.py --document experiments/DICTIONARIES.md
     python experiments/compare_dictionaries.py --variants topk relu "archetypal topk"
 
 Every variant of the registry that reads single activations is asked for the same number of active
 latents: as its k, or as the L0 that its penalty's weight is steered to. Codes that are not sparse
-by design (binary, quantised, predictive, dependency-sparse) stand with the L0 that they have, and
-say little beside the others. One program trains all seeds of a variant on the same batches. A row
-is written when it is done; a run that was stopped makes the rows that are missing.
+by design (binary, quantised, predictive, dependency-sparse: few latents, most of them active) stand
+with the L0 that they have, and say little beside the others. The settings are one for all and not
+tuned for any. One program trains all seeds of a variant, which differ in their first weights and
+see the same batches; ITDA has no first weights, so its seeds see the rows in different orders. A
+row is kept when it is done; a run that was stopped makes the rows that are missing.
 
-Numbers are of held-out text. Means over seeds with Student's 95 % interval; stability is the mean
-cosine of atoms matched one to one between two seeds, with a jackknife interval over seeds
-(`evaluation.stability`); `dead` counts latents without activity on the held-out rows; `seconds`
-are for one dictionary, without compilation. Recipes have their default settings, not tuned ones.
-
-Outcome: see the table that it writes, `table.md` in the folder `out`.
+Numbers are of held-out text. `explained`: variance; `cross-entropy`: share of the loss that
+replacing the activations by zeros costs and the reconstruction does not; `dead`: share of latents
+without activity on the held-out rows. Means over seeds with the half-width of Student's 95 %
+interval. `stability`: mean cosine of atoms matched one to one between two seeds, with a jackknife
+interval over seeds (random directions of this dimension: see the last row). `seconds`: of
+processor, all cores together, to train one dictionary, without compilation.
 """
 
 import dataclasses
+import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from scipy import stats
 
-from configs.compare_dictionaries import CompareDictionaries
-from jaxinterp import data, encoders, files
+from configs.compare_dictionaries import CompareDictionaries, Recipe, recipes
+from jaxinterp import data, encoders, evaluation, files
 from jaxinterp import dictionaries as dl
 from jaxinterp.activations.sides import Sides, two_sides
-from jaxinterp.dictionaries import metrics, registry
-from jaxinterp.dictionaries.itda import grow
-from jaxinterp.evaluation import behaviour, stability
+from jaxinterp.dictionaries import registry
+from jaxinterp.evaluation import stability
 
 COLUMNS = ("explained", "cross-entropy", "l0", "dead")
+NOT_OF_A_ROW = ("variants", "out", "document")
 
 
-class Recipe(NamedTuple):
-    """How a row of the table is made.
-
-    Attributes:
-        variant: its name in the registry.
-        options: as a file would hold them.
-        learn: `(make, adam) -> Learner`, where `make(**more)` builds the dictionary.
-    """
-
-    variant: str
-    options: dict[str, Any]
-    learn: Callable[..., dl.Learner]
+def dictionary_of(recipe: Recipe, **more: Any) -> dl.Dictionary:
+    """The variant of a row."""
+    return registry.build(recipe.variant, recipe.options | more)
 
 
-def recipes(config: CompareDictionaries, d: int) -> dict[str, Recipe]:
-    """The rows of the table by name."""
-    k, width, steps = config.k, config.width, config.steps
-    few = max(width // 16, 4)
-
-    def plain(make: Callable, adam: Any) -> dl.Learner:
-        return dl.learner(make(), adam)
-
-    def steered(make: Callable, adam: Any) -> dl.Learner:
-        return dl.target_l0(lambda weight: make(weight=weight), adam, k, ramp=steps // 4)
-
-    def grown(make: Callable, adam: Any) -> dl.Learner:
-        return grow(make(), 0.3 * d)  # rows have a mean square norm of d
-
-    def counted(variant: str, **options: Any) -> Recipe:
-        return Recipe(variant, {"k": k} | options, plain)
-
-    def penalised(variant: str, **options: Any) -> Recipe:
-        return Recipe(variant, options, steered)
-
-    anneal = {"anneal_from": steps // 4, "anneal_until": steps * 3 // 4}
-    archetypal = {"part": "archetypal", "candidates": width}
-    prefixes, ranks = [width // 8, width // 4, width // 2, width], [min(width, d), d // 4, d // 4]
-    return {
-        "relu": penalised("relu"),
-        "p_anneal": penalised("p_anneal", **anneal),
-        "gated": penalised("gated"),
-        "jumprelu": penalised("jumprelu", bandwidth=0.2),
-        "topk": counted("topk"),
-        "abs_topk": counted("abs_topk"),
-        "multi_topk": counted("multi_topk"),
-        "decaying_topk": counted("decaying_topk", first_k=4 * k, decay_steps=steps // 2),
-        "group_max": counted("group_max"),
-        "batch_topk": counted("batch_topk"),
-        "matryoshka": counted("matryoshka", recipe="batch_topk", prefixes=prefixes),
-        "row_normalised": counted("row_normalised", recipe="topk"),
-        "mutual_choice": counted("mutual_choice"),
-        "feature_choice": counted("feature_choice", choose_from=steps // 2),
-        "archetypal topk": counted("topk", atoms=archetypal),
-        "polynomial": counted("polynomial", recipe="topk", ranks=ranks),
-        "structured": penalised("structured", **anneal),
-        "variational": counted("variational"),
-        "variational_mean": counted("variational_mean"),
-        "matching_pursuit": counted("matching_pursuit"),
-        "orthogonal_pursuit": counted("orthogonal_pursuit"),
-        "itda": counted("itda")._replace(learn=grown),
-        "vector_quantised": Recipe("vector_quantised", {"books": k}, plain),
-        "binary": Recipe("binary", {"width": few}, plain),
-        "latent_quantised": Recipe("latent_quantised", {"width": few}, plain),
-        "finite_scalar": Recipe("finite_scalar", {"width": few}, plain),
-        "predictive": Recipe("predictive", {"width": few, "groups": [d // 4] * 4}, plain),
-        "dependency_sparse": Recipe("dependency_sparse", {"width": few, "hidden": d}, plain),
-    }
+def learner_of(config: CompareDictionaries, recipe: Recipe, d: int) -> dl.Learner:
+    """How one dictionary of a row learns."""
+    rate = dl.learning_rate(config.learning_rate, steps=config.steps, warmup=config.steps // 20)
+    adam = dl.optimizer("adam", rate, clip=1.0)
+    if recipe.learned == "to an L0":
+        steered = partial(dictionary_of, recipe)
+        return dl.target_l0(lambda w: steered(weight=w), adam, config.k, ramp=config.steps // 4)
+    if recipe.learned == "by growing":
+        return dl.grow(dictionary_of(recipe), config.itda_error * d)  # mean square length: d
+    learner = dl.learner(dictionary_of(recipe), adam)
+    if recipe.learned == "in groups":
+        return dl.shrinking(learner, recipe.options["groups"], config.group_lasso)
+    return learner
 
 
-# Of several activations at a time, or another thing than a dictionary.
-ELSEWHERE = {"contrastive", "temporal", "transcoder", "skip_transcoder", "crosscoder"}
+def train(
+    config: CompareDictionaries, learner: dl.Learner, seeds: list[int], order: int, x: jax.Array
+) -> tuple[Any, float]:
+    """Parameters of several seeds, with a leading axis, and processor seconds for each."""
+    many = dl.sweep(lambda _: learner, jnp.asarray(seeds))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(config.seed), jnp.array(seeds))
+    state = jax.jit(many.init)(keys, x[:8192])
+    how = {"steps": config.steps, "batch": config.batch, "seed": config.seed + order}
+    begun = first = 0.0
+    for at in dl.fit(many, state, x, **how, chunk=max(config.steps // 8, 1)):
+        state = jax.block_until_ready(at.state)
+        if not begun:  # what was compiled is behind us
+            begun, first = time.process_time(), at.step
+    spent = (time.process_time() - begun) * config.steps / (config.steps - first)
+    return jax.jit(many.params)(state), spent / len(seeds)
 
 
 def row(
     config: CompareDictionaries, recipe: Recipe, encoder: encoders.Encoder, read: Sides
 ) -> dict[str, Any]:
-    """Trains all seeds of a variant in one program, and measures each."""
-    options = {"width": config.width} | recipe.options
-
-    def make(**more: Any) -> dl.Dictionary:
-        known = {name: registry.from_json(value) for name, value in options.items()}
-        return registry.VARIANTS[recipe.variant](**known, **more)
-
-    rate = dl.learning_rate(config.learning_rate, steps=config.steps, warmup=config.steps // 20)
-    adam = dl.optimizer("adam", rate, clip=1.0)
-    many = dl.sweep(lambda _: recipe.learn(make, adam), jnp.arange(config.seeds))
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    x, held_out = jnp.asarray(read.held_in), jnp.asarray(read.held_out)
-    state = jax.jit(many.init)(keys, x[:8192])
-    how = {"steps": config.steps, "batch": config.batch, "seed": config.seed}
-    begun = first = 0.0
-    for at in dl.fit(many, state, x, **how, chunk=max(config.steps // 8, 1)):
-        state = jax.block_until_ready(at.state)
-        if not begun:  # what was compiled is behind us
-            begun, first = time.perf_counter(), at.step
-    seconds = (time.perf_counter() - begun) * config.steps / (config.steps - first)
-    params, dictionary = jax.jit(many.params)(state), make()
-
-    def measured(one: Any) -> tuple[jax.Array, ...]:
-        codes = dictionary.encode(one, held_out)
-        fit = metrics.fit(held_out, dictionary.decode(one, codes))
-        used = metrics.usage(codes, dictionary.width)
-        return fit.variance_explained(), used.l0(), used.dead()
-
-    explained, l0, dead = jax.jit(partial(jax.lax.map, measured))(params)
+    """Trains all seeds of a variant, and measures each."""
+    x = jnp.asarray(read.held_in)
+    learner, seeds = learner_of(config, recipe, x.shape[1]), list(range(config.seeds))
+    if recipe.learned == "by growing":
+        runs = [train(config, learner, [seed], seed, x) for seed in seeds]
+        params = jax.tree.map(lambda *own: jnp.concatenate(own), *(run[0] for run in runs))
+        seconds = float(np.mean([run[1] for run in runs]))
+    else:
+        params, seconds = train(config, learner, seeds, 0, x)
+    dictionary, per_seed = dictionary_of(recipe), []
+    on_raw = dl.normalised(dictionary, read.scale)
     text = data.Rows(*(column[: config.spliced_rows] for column in read.text))
-    spliced = []
-    for seed in range(config.seeds):
-        on_raw = dl.fold(dictionary, dl.member(params, seed), read.scale)
-        found = behaviour.cross_entropy(
-            encoder, *on_raw, text, config.site, read.mean, batch=config.spliced_rows
-        )
-        spliced.append(found.recovered())
-    kept = {"explained": explained, "cross-entropy": spliced, "l0": l0, "dead": dead}
+    splice = partial(evaluation.cross_entropy, batch=config.spliced_rows)
+    for seed in seeds:
+        own = dl.member(params, seed)
+        fit, used = evaluation.measure(dictionary, own, [read.held_out])
+        spliced = splice(encoder, on_raw, own, text, config.site, read.mean)
+        per_seed.append((fit.variance_explained(), spliced.recovered(), used.l0(), used.dead()))
+    found = dict(zip(COLUMNS, np.array(per_seed).T.tolist(), strict=True))
     agreed = None
     if params["decoder"].shape[1:] == (dictionary.width, x.shape[1]):
         agreed = stability.agreement(np.asarray(params["decoder"])).matched.tolist()
-    per_seed = {name: np.asarray(values, np.float64).tolist() for name, values in kept.items()}
-    return per_seed | {"agreement": agreed, "seconds": seconds / config.seeds}
+    return found | {"agreement": agreed, "seconds": seconds}
 
 
-def cells(found: dict[str, Any]) -> list[str]:
+def line(name: str, found: dict[str, Any]) -> str:
     """A row of the table, for a person."""
-    shown = []
-    for name in COLUMNS:
-        values = np.asarray(found[name])
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        shown.append(f"{values.mean():.3f} ± {half:.3f}")
-    agreed = "-"
-    if found["agreement"] is not None and len(found["agreement"]) > 2:
-        interval = stability.interval(np.asarray(found["agreement"]))
-        agreed = f"{interval.mean:.3f} ({interval.low:.3f} .. {interval.high:.3f})"
-    return [*shown, agreed, f"{found['seconds']:.1f}"]
+    own = [stability.over_seeds(np.asarray(found[column])) for column in COLUMNS]
+    if found["agreement"] is not None:
+        own.append(stability.interval(np.asarray(found["agreement"])))
+    cells = [f"{one.mean:.3f} ± {one.high - one.mean:.3f}" for one in own]
+    cells += ["-"] * (len(COLUMNS) + 1 - len(cells)) + [f"{found['seconds']:.1f}"]
+    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def main(config: CompareDictionaries) -> None:
     """Makes the rows that are missing, then the table of all that there are."""
-    out = Path(config.out)
-    # The model is spliced once for each seed: compile that once for a variant.
-    jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    settings = dataclasses.asdict(config) | {"variants": (), "out": ""}
-    settings = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+    out, found, lines = Path(config.out), {}, []
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings = {name: settings[name] for name in settings if name not in NOT_OF_A_ROW}
     encoder, documents = encoders.load(config.model), data.load_text(config.text)
     how = {"context": config.context, "rows": config.rows, "seed": config.seed}
     read = two_sides(encoder, documents, config.site, **how)
@@ -191,30 +129,27 @@ def main(config: CompareDictionaries) -> None:
     unknown = sorted(set(config.variants) - set(table))
     if unknown:
         raise ValueError(f"no recipe for {unknown}; known: {sorted(table)}")
-    left = set(registry.VARIANTS) - {r.variant for r in table.values()} - ELSEWHERE
-    left = sorted(name for name in left if "coder" not in name and "cross_layer" not in name)
-    if left:
-        print(f"variants without a recipe here: {', '.join(left)}")
-    lines = [
-        "| | " + " | ".join((*COLUMNS, "stability", "seconds")) + " |",
-        "|---|" + "---:|" * (len(COLUMNS) + 2),
-    ]
-    found = {}
     for name in config.variants or table:
         path = out / "rows" / f"{name.replace(' ', '_')}.json"
+        made_by = {"settings": settings, "recipe": list(table[name])}
         kept = files.read_json(path) if path.is_file() else {}
-        if kept.get("settings") != settings or kept.get("options") != table[name].options:
-            begun = time.perf_counter()
-            kept = {"settings": settings, "options": table[name].options}
-            kept |= row(config, table[name], encoder, read) | {"all": time.perf_counter() - begun}
+        if any(kept.get(key) != value for key, value in made_by.items()):
+            kept = made_by | row(config, table[name], encoder, read)
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(path, kept)
         found[name] = kept
-        lines.append(f"| {name} | " + " | ".join(cells(kept)) + " |")
-        print(lines[-1], f"({kept['all']:.0f} s in all)", flush=True)
+        lines.append(line(name, kept))
+        print(lines[-1], flush=True)
+    drawn = np.random.default_rng(0).normal(size=(config.seeds, config.width, read.mean.size))
+    chance = stability.interval(stability.agreement(drawn.astype(np.float32)).matched)
+    lines.append(f"| random directions | - | - | - | - | {chance.mean:.3f} | - |")
     files.write_json(out / "table.json", found)
-    (out / "table.md").write_text("\n".join(lines) + "\n")
-    print(f"written: {out / 'table.md'}, {out / 'table.json'}")
+    head = "| | " + " | ".join((*COLUMNS, "stability", "seconds")) + " |\n|---|" + "---:|" * 6
+    written = "\n".join((head, *lines)) + "\n"
+    files.write_text(out / "table.md", written)
+    if config.document:
+        told = ", ".join(f"{name} {value}" for name, value in settings.items())
+        files.write_text(config.document, f"# {__doc__}\n{written}\nSettings: {told}.\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What a reconstruction does to the model: its predictions with the activation replaced."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,44 +88,60 @@ def cross_entropy(
     """
     into = into or site
 
-    def replaced(value: Array, new: Array) -> Array:
-        first = (jnp.arange(value.shape[1]) == 0)[None, :, None]
-        return jnp.where(first, value, new)
-
-    def log_probabilities(model_params: object, tokens: Array, mask: Array, edit) -> Array:
-        edits = {} if edit is None else {into: lambda value, layer: replaced(value, edit(value))}
-        logits, _ = encoder.forward(model_params, encoder.config, tokens, mask=mask, edits=edits)
-        return jax.nn.log_softmax(logits[:, :-1])
-
-    @jax.jit
-    def sums(model_params: object, params: object, mean: Array, tokens: Array, mask: Array):
-        read = encoder.forward(
-            model_params, encoder.config, tokens, mask=mask, capture=(site,), return_logits=False
-        )[1][site]
-        edits = (
-            lambda v: dictionary.decode(params, dictionary.encode(params, read)),
-            jnp.zeros_like,
-            lambda v: jnp.broadcast_to(mean[None, None], v.shape),
-        )
-        clean = log_probabilities(model_params, tokens, mask, None)
-
-        def nats(log_p: Array) -> Array:
-            picked = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
-            return -(picked * mask[:, 1:]).sum()
-
-        losses, divergences = [nats(clean)], []
-        for edit in edits:
-            log_p = log_probabilities(model_params, tokens, mask, edit)
-            divergence = optax.losses.kl_divergence_with_log_targets(log_p, clean)
-            losses.append(nats(log_p))
-            divergences.append((divergence * mask[:, 1:]).sum())
-        return jnp.stack(losses + divergences)
-
     total, count = np.zeros(7), 0
     for start in range(0, len(rows.tokens), batch):
         tokens, mask = rows.tokens[start : start + batch], rows.mask[start : start + batch]
         missing = ((0, batch - len(tokens)), (0, 0))
         tokens, mask = np.pad(tokens, missing), np.pad(mask, missing)
-        total += np.asarray(sums(encoder.params, params, jnp.asarray(mean), tokens, mask))
+        arrays = encoder.params, params, jnp.asarray(mean), tokens, mask
+        total += np.asarray(_sums(encoder.forward, encoder.config, dictionary, site, into, *arrays))
         count += int(mask[:, 1:].sum())
     return CrossEntropy(*(float(t) for t in total / count))
+
+
+@functools.partial(
+    jax.jit, static_argnums=(0, 1, 2, 3, 4)
+)  # several parameters of a dictionary compile once
+def _sums(
+    forward: Callable[..., Any],
+    config: Any,
+    dictionary: Dictionary,
+    site: str,
+    into: str,
+    model_params: object,
+    params: object,
+    mean: Array,
+    tokens: Array,
+    mask: Array,
+) -> Array:
+    """Sums over tokens of the four losses and the three divergences."""
+
+    def replaced(value: Array, new: Array) -> Array:
+        first = (jnp.arange(value.shape[1]) == 0)[None, :, None]
+        return jnp.where(first, value, new)
+
+    def log_probabilities(edit: Callable[[Array], Array] | None) -> Array:
+        edits = {} if edit is None else {into: lambda value, layer: replaced(value, edit(value))}
+        logits, _ = forward(model_params, config, tokens, mask=mask, edits=edits)
+        return jax.nn.log_softmax(logits[:, :-1])
+
+    captured = {"capture": (site,), "return_logits": False}
+    read = forward(model_params, config, tokens, mask=mask, **captured)[1][site]
+    edits = (
+        lambda v: dictionary.decode(params, dictionary.encode(params, read)),
+        jnp.zeros_like,
+        lambda v: jnp.broadcast_to(mean[None, None], v.shape),
+    )
+    clean = log_probabilities(None)
+
+    def nats(log_p: Array) -> Array:
+        picked = jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1)[..., 0]
+        return -(picked * mask[:, 1:]).sum()
+
+    losses, divergences = [nats(clean)], []
+    for edit in edits:
+        log_p = log_probabilities(edit)
+        divergence = optax.losses.kl_divergence_with_log_targets(log_p, clean)
+        losses.append(nats(log_p))
+        divergences.append((divergence * mask[:, 1:]).sum())
+    return jnp.stack(losses + divergences)

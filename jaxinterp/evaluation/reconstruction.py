@@ -1,5 +1,6 @@
 """How well a dictionary reconstructs held-out activations, and which latents it uses."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -56,23 +57,23 @@ def measure(
     Raises:
         ValueError: no rows.
     """
-
-    @jax.jit
-    def sums(params: Any, x: Array, target: Array) -> Reconstruction:
-        codes = dictionary.encode(params, x)
-        reconstruction = dictionary.decode(params, codes)
-        return Reconstruction(fit(target, reconstruction), usage(codes, dictionary.width))
-
     total: Reconstruction | None = None
     for batch in batches:
         x, target = batch if isinstance(batch, tuple) else (batch, batch)
         if not len(x):
             continue
-        part = to_host(sums(params, jnp.asarray(x), jnp.asarray(target)))
+        part = to_host(_sums(dictionary, params, jnp.asarray(x), jnp.asarray(target)))
         total = part if total is None else merge(total, part)
     if total is None:
         raise ValueError("no activation rows to measure on: harvest some held-out tokens")
     return total
+
+
+@functools.partial(jax.jit, static_argnums=0)  # several parameters of a dictionary compile once
+def _sums(dictionary: Dictionary, params: Any, x: Array, target: Array) -> Reconstruction:
+    codes = dictionary.encode(params, x)
+    reconstruction = dictionary.decode(params, codes)
+    return Reconstruction(fit(target, reconstruction), usage(codes, dictionary.width))
 
 
 def merge(a: Reconstruction, b: Reconstruction) -> Reconstruction:

@@ -28,10 +28,10 @@ class Agreement(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean over pairs of seeds and its uncertainty.
+    """A mean over seeds, or over pairs of them, and its uncertainty.
 
     Attributes:
-        mean: over all pairs.
+        mean: over all.
         low: lower end of the 95 % interval.
         high: upper end.
     """
@@ -99,4 +99,20 @@ def interval(table: Float[np.ndarray, "seeds seeds"]) -> Interval:
         without.append(table[kept].mean())
     error = np.sqrt((n - 1) / n * np.square(without - np.mean(without)).sum())
     half = stats.t.ppf(0.975, n - 1) * error
+    return Interval(float(mean), float(mean - half), float(mean + half))
+
+
+def over_seeds(values: Float[np.ndarray, " seeds"]) -> Interval:
+    r"""What seeds give on average, with Student's 95 % interval $\bar v \pm t_{n-1} s / \sqrt n$.
+
+    Args:
+        values: one a seed, of at least two seeds.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"{n} seeds: an interval needs at least two")
+    mean, half = values.mean(), stats.t.ppf(0.975, n - 1) * stats.sem(values)
     return Interval(float(mean), float(mean - half), float(mean + half))

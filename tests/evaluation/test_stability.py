@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from jaxinterp.evaluation.stability import agreement, interval
+from jaxinterp.evaluation.stability import agreement, interval, over_seeds
 
 
 def test_agreement_is_one_up_to_order_and_length_and_minds_the_sign():
@@ -41,8 +42,17 @@ def test_the_interval_covers_what_seeds_give():
     np.testing.assert_allclose(found.mean, pairs.mean())
 
 
+def test_the_interval_of_independent_seeds_is_students():
+    values = np.random.default_rng(1).normal(3.0, 0.5, 7)
+    found = over_seeds(values)
+    known = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    np.testing.assert_allclose(found, (values.mean(), known.low, known.high))
+
+
 def test_too_few_seeds_are_refused():
     with pytest.raises(ValueError, match="1 dictionaries"):
         agreement(np.ones((1, 3, 2), np.float32))
     with pytest.raises(ValueError, match="2 seeds"):
         interval(np.ones((2, 2)))
+    with pytest.raises(ValueError, match="1 seeds"):
+        over_seeds(np.ones(1))

@@ -19,10 +19,11 @@ class BenchDictionaries:
         rounds: turns of each contestant.
         dtype: "float32" or "bfloat16" for matrix products; what learns stays in float32.
         ours: this library's contestants: topk, relu, jumprelu, batch_topk, matryoshka,
-            matching_pursuit, orthogonal_pursuit, sweep, one by one.
+            matching_pursuit, orthogonal_pursuit, archetypal, itda, sweep, one by one.
         peers: contestants in torch: sparsify/topk, saelens/NAME, torch/topk, overcomplete/NAME.
         torch_python: Python with torch, sae-lens, eai-sparsify and (for its pursuits) overcomplete;
             empty to leave the peers out.
+        candidates: points whose combinations the archetypal atoms are.
         members: members of the sweep.
         threads: processor threads of torch; the divisor of processor time.
         peak_tflops: the accelerator's peak for this dtype; 0 to look it up.
@@ -46,6 +47,7 @@ class BenchDictionaries:
         "saelens/matryoshka",
     )
     torch_python: str = ""
+    candidates: int = 512
     members: int = 8
     threads: int = 2
     peak_tflops: float = 0.0

@@ -10,6 +10,8 @@
         --ours matching_pursuit --peers saelens/matching_pursuit overcomplete/matching_pursuit
     python experiments/bench_dictionaries.py --torch-python PYTHON --k 8 --steps 1 \
         --ours orthogonal_pursuit --peers overcomplete/orthogonal_pursuit
+    python experiments/bench_dictionaries.py --ours archetypal topk --peers
+    python experiments/bench_dictionaries.py --ours itda --steps 49 --rounds 1 --peers
 
 A step is forward, backward, clipping, Adam, decoder constraint and firing statistics, on both
 sides. All contestants are warmed up, then take turns, each in a process of its own that sleeps
@@ -117,13 +119,14 @@ def main(config: BenchDictionaries) -> None:
 
 
 def pairs(names: list[str]) -> list[tuple[str, str]]:
-    """Who is to be compared: each of ours with the peers' same variant, the sweep with its runs."""
+    """Who is to be compared: ours with the peers' same variant, and some of ours with others."""
     ours = [n for n in names if n.startswith("jaxinterp/")]
     found = [
         (n, p) for n in ours for p in names if p not in ours and p.split("/")[1] == n.split("/")[1]
     ]
-    sweep = "jaxinterp/sweep", "jaxinterp/one by one"
-    return found + ([sweep] if set(sweep) <= set(names) else [])
+    own = [("sweep", "one by one"), ("archetypal", "topk")]
+    own = [(f"jaxinterp/{a}", f"jaxinterp/{b}") for a, b in own]
+    return found + [pair for pair in own if set(pair) <= set(names)]
 
 
 if __name__ == "__main__":

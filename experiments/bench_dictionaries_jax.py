@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from contestants import answers, memory, serve
 
+from jaxinterp.dictionaries.archetypal import archetypal
 from jaxinterp.dictionaries.base import Dictionary
 from jaxinterp.dictionaries.batch_topk import batch_topk
+from jaxinterp.dictionaries.itda import grow, itda
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.learner import Learner, learner
 from jaxinterp.dictionaries.matching_pursuit import matching_pursuit
@@ -35,14 +37,17 @@ def variants(size: dict) -> dict[str, Callable[[], Dictionary]]:
     width, k, alive = size["width"], size["k"], {"dead_after": 10_000_000}
     prefixes = [width // 2**i for i in reversed(range(5))]
     over_batch = partial(batch_topk, width=width, k=k, **alive)
+    hull = partial(archetypal, size["candidates"])
     return {
         "topk": lambda: topk(width, k, **alive),
+        "archetypal": lambda: topk(width, k, atoms=hull, **alive),
         "relu": lambda: relu(width, weight=5.0, **alive),
         "jumprelu": lambda: jumprelu(width, weight=1.0, **alive),
         "batch_topk": over_batch,
         "matryoshka": lambda: matryoshka(over_batch, prefixes),
         "matching_pursuit": lambda: matching_pursuit(width, k, **alive),
         "orthogonal_pursuit": lambda: orthogonal_pursuit(width, k, **alive),
+        "itda": lambda: itda(width, k),
     }
 
 
@@ -52,6 +57,8 @@ def stepper(name: str, size: dict, batches: list[jax.Array]) -> Callable[[jax.Ar
     dictionary = in_bfloat16(recipe()) if size["dtype"] == "bfloat16" else recipe()
 
     def make(rate: jax.Array) -> Learner:
+        if name == "itda":
+            return grow(dictionary, 0.3 * size["d"])  # rows have a mean square of one
         return learner(dictionary, optimizer("adam", rate, clip=1.0))
 
     members = size["members"] if name in ("sweep", "one by one") else 1

@@ -14,6 +14,8 @@ derivative of the scores along it, and seen by recomputing them. `others` are al
 categories; `control` ablates the strongest latent that has another name.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ import tyro
 
 from configs.recommender_concepts import RecommenderConcepts
 from jaxinterp import dictionaries as dl
+from jaxinterp.encoders import recommender
 from jaxinterp.evaluation import concepts, mean_rank, name_latents, spearman
 from jaxinterp.interventions import effect, set_latents
 
@@ -38,62 +41,24 @@ def shop(config: RecommenderConcepts, seed: int, users: int) -> np.ndarray:
     return config.items * category + popular
 
 
-def begin(config: RecommenderConcepts) -> dict[str, jax.Array]:
-    """First parameters of the recommender."""
-    d, keys = config.dimension, jax.random.split(jax.random.key(config.seed), 3)
-    number = config.categories * config.items
-    return {
-        "items": jax.random.normal(keys[0], (number, d)) / d**0.5,
-        "input": jax.random.normal(keys[1], (d, 3 * d)) / d**0.5,
-        "state": jax.random.normal(keys[2], (d, 3 * d)) / d**0.5,
-        "bias": jnp.zeros(3 * d),
-    }
-
-
-def states(params: dict, history: jax.Array) -> jax.Array:
-    """The recurrent state (users, length, d) after every item."""
-
-    def step(h: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = params["items"][item] @ params["input"] + params["bias"][None]
-        update, reset, new = jnp.split(x, 3, 1)
-        by_state = jnp.split(h @ params["state"], 3, 1)
-        update = jax.nn.sigmoid(update + by_state[0])
-        new = jnp.tanh(new + jax.nn.sigmoid(reset + by_state[1]) * by_state[2])
-        h = update * h + (1 - update) * new
-        return h, h
-
-    start = jnp.zeros((len(history), params["state"].shape[0]))
-    return jnp.moveaxis(jax.lax.scan(step, start, history.T)[1], 0, 1)
-
-
-def score(params: dict, h: jax.Array) -> jax.Array:
-    """Scores of all items: the state, normalised, against their embeddings."""
-    centred = h - h.mean(-1, keepdims=True)
-    unit = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-    return unit @ params["items"].T
-
-
 def train_recommender(config: RecommenderConcepts, histories: jax.Array) -> dict:
     """The parameters after training on every next item."""
-    optimizer = optax.adam(config.rate)
-
-    def loss(params: dict, batch: jax.Array) -> jax.Array:
-        logits = score(params, states(params, batch[:, :-1]))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
+    optimizer, number = optax.adam(config.rate), config.categories * config.items
+    first = recommender.begin(jax.random.key(config.seed), items=number, dimension=config.dimension)
 
     @jax.jit
     def run(params: dict, histories: jax.Array) -> dict:
         def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
             params, moments = carry
             rows = jax.random.randint(key, (config.batch,), 0, len(histories))
-            gradient = jax.grad(loss)(params, histories[rows])
+            gradient = jax.grad(recommender.next_item_loss)(params, histories[rows])
             updates, moments = optimizer.update(gradient, moments)
             return (optax.apply_updates(params, updates), moments), None
 
         keys = jax.random.split(jax.random.key(config.seed + 1), config.steps)
         return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
 
-    return run(begin(config), histories)
+    return run(first, histories)
 
 
 def train_dictionary(config: RecommenderConcepts, x: jax.Array):
@@ -113,7 +78,8 @@ def main(config: RecommenderConcepts) -> None:
     category = np.arange(config.categories * config.items) // config.items
     histories = shop(config, 0, config.users)
     params = train_recommender(config, jnp.asarray(histories))
-    read = jax.jit(lambda rows: states(params, rows[:, :-1])[:, -1])
+    read = jax.jit(lambda rows: recommender.states(params, rows[:, :-1])[:, -1])
+    score = partial(recommender.score, params)
     dictionary, codebook, explained = train_dictionary(config, read(jnp.asarray(histories)))
 
     def concept_of(rows: np.ndarray) -> np.ndarray:
@@ -128,7 +94,7 @@ def main(config: RecommenderConcepts) -> None:
     names = name_latents(table(naming))
     held = concepts.confidence(table(judging), names.concept)
     x = read(jnp.asarray(judging))
-    scores = np.asarray(score(params, x))
+    scores = np.asarray(score(x))
     rank = np.argsort(np.argsort(-scores, 1), 1)[np.arange(len(x)), judging[:, -1]]
     popular = np.bincount(histories.ravel(), minlength=len(category))
     baseline = np.argsort(np.argsort(-popular))[judging[:, -1]]
@@ -147,8 +113,8 @@ def main(config: RecommenderConcepts) -> None:
         fans = x[fires & concept_of(judging)[:, concept]][:200]
         own = category == concept
         for which in (latent, best[(concept + 1) % config.categories]):
-            found = effect(lambda h: score(params, h), fans, ablate(fans, jnp.asarray(which)))
-            before = np.asarray(score(params, fans))
+            found = effect(score, fans, ablate(fans, jnp.asarray(which)))
+            before = np.asarray(score(fans))
             after = before + np.asarray(found.actual)
             fallen = mean_rank(after, own) - mean_rank(before, own)
             kept = spearman(before[:, ~own], after[:, ~own])

@@ -36,7 +36,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON that a person can read; numbers that are not finite become null."""
-    write_text(path, json.dumps(_finite(value), indent=2) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON that a person can read; numbers that are not finite become null."""
+    return json.dumps(_finite(value), indent=2) + "\n"
 
 
 def _finite(value: Any) -> Any:
@@ -59,7 +64,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON: {error}") from error
 
 

@@ -32,6 +32,9 @@ from jaxinterp.dictionaries.dependence import depends_on
 Params = dict[str, Array]
 # One map for the last axis, or one for each site of activations (..., sites, d).
 Spaces = Affine | Sequence[Affine]
+# (name, which) -> those rows of a parameter; (rows, which) -> the same rows of one that changed.
+Rows = Callable[[str, slice], np.ndarray]
+Change = Callable[[Rows, slice], np.ndarray]
 
 _FOLDED = ("encoder", "hidden", "decoder", "decoder_bias", "skip")
 _IN_UNITS_OF_SCORES = ("encoder_bias", "magnitude_bias", "threshold")
@@ -63,29 +66,81 @@ def fold(
     Returns:
         (dictionary, params) whose encode takes raw activations and whose decode gives raw ones.
     """
+    changes = row_changes(dictionary, params, affine, target=target)
+    if changes is None:
+        return normalised(dictionary, affine, target=target), params
+
+    def rows(name: str, which: slice) -> np.ndarray:
+        return np.asarray(params[name], np.float64)[which]
+
+    folded = {name: change(rows, slice(None)) for name, change in changes.items()}
+    return dictionary, params | _like({name: params[name] for name in folded}, folded)
+
+
+def row_changes(
+    dictionary: Dictionary, params: Any, affine: Spaces, *, target: Spaces | None = None
+) -> dict[str, Change] | None:
+    """What `fold` does to the weights, some rows at a time, for those that are not in memory.
+
+    Args:
+        dictionary: see `fold`.
+        params: its parameters, or their shapes and types.
+        affine: see `fold`.
+        target: see `fold`.
+
+    Returns:
+        For each parameter that changes, `(rows, which) -> new rows` in float64, where
+        `rows(name, which)` gives those of a parameter before, in float64 too. None where the
+        weights can't hold it.
+    """
     wanted = affine if target is None else target
     by_site = not (isinstance(affine, Affine) and isinstance(wanted, Affine))
     if not _foldable(dictionary, params, shared=target is None) or ("skip" in params and by_site):
-        return normalised(dictionary, affine, target=target), params
-    p = {name: np.asarray(value, np.float64) for name, value in params.items()}
-    first = "hidden" if "hidden" in p else "encoder"
-    folded = dict(p)
-    folded[first] = _over(_reading, affine, p[first])
-    folded["decoder"] = _over(_writing, wanted, p["decoder"])
-    folded["decoder_bias"] = _over(_point, wanted, p["decoder_bias"])
-    if "skip" in p:
-        folded["skip"] = _over(_reading, affine, _over(_writing, wanted, p["skip"].T).T)
-    if not _reads(dictionary, params, "decoder_bias"):
-        origin = np.zeros(folded[first].shape[1:])
-        centre = _over(lambda one, zeros: zeros + np.asarray(one.centre), affine, origin)
-        missing = (folded[first] * centre[None]).reshape(len(folded[first]), -1).sum(1)
-        folded[f"{first}_bias"] = p[f"{first}_bias"] - missing
-        if "magnitude_bias" in p:  # a gated encoder scales the same scores once more
-            stretch = np.exp(p["log_magnitude"])
-            folded["magnitude_bias"] = p["magnitude_bias"] - stretch * missing
-        if "skip" in p:
-            folded["decoder_bias"] = folded["decoder_bias"] - folded["skip"] @ centre
-    return dictionary, _like(params, folded)
+        return None
+    first = "hidden" if "hidden" in params else "encoder"
+
+    def skip(rows: Rows, which: slice) -> np.ndarray:
+        both = _over(_writing, wanted, rows("skip", slice(None)).T).T
+        return _over(_reading, affine, both)[which]
+
+    def read(rows: Rows, which: slice) -> np.ndarray:
+        return _over(_reading, affine, rows(first, which))
+
+    def point(rows: Rows, which: slice) -> np.ndarray:
+        return _over(_point, wanted, rows("decoder_bias", slice(None)))[which]
+
+    changes: dict[str, Change] = {
+        first: read,
+        "decoder": lambda rows, which: _over(_writing, wanted, rows("decoder", which)),
+        "decoder_bias": point,
+    } | ({"skip": skip} if "skip" in params else {})
+    if _reads(dictionary, params, "decoder_bias"):
+        return changes
+    # The input is not centred: what the encoder makes of the centre goes into its bias.
+    place = affine.centre if isinstance(affine, Affine) else [one.centre for one in affine]
+    place = np.asarray(place, np.float64)
+    if not np.any(place):
+        return changes
+
+    def missing(rows: Rows, which: slice) -> np.ndarray:
+        seen = read(rows, which)
+        return (seen * place).reshape(len(seen), -1).sum(1)
+
+    def bias(rows: Rows, which: slice) -> np.ndarray:
+        return rows(f"{first}_bias", which) - missing(rows, which)
+
+    def magnitude(rows: Rows, which: slice) -> np.ndarray:
+        # A gated encoder scales the same scores once more.
+        stretch = np.exp(rows("log_magnitude", which))
+        return rows("magnitude_bias", which) - stretch * missing(rows, which)
+
+    def output(rows: Rows, which: slice) -> np.ndarray:
+        return point(rows, which) - skip(rows, which) @ place
+
+    changed: dict[str, Change] = {f"{first}_bias": bias}
+    changed |= {"magnitude_bias": magnitude} if "magnitude_bias" in params else {}
+    changed |= {"decoder_bias": output} if "skip" in params else {}
+    return changes | changed
 
 
 def normalised(
@@ -183,7 +238,7 @@ def _foldable(dictionary: Dictionary, params: Any, *, shared: bool) -> bool:
     needed = {"encoder", "encoder_bias", "decoder", "decoder_bias"}
     if not isinstance(params, dict) or not needed <= set(params):
         return False
-    if jnp.shape(params["encoder_bias"]) != jnp.shape(params["encoder"])[:1]:
+    if params["encoder_bias"].shape != params["encoder"].shape[:1]:
         return False  # latents of several layers
     x = jnp.zeros(_row(params).shape)
     codes = jax.eval_shape(dictionary.encode, params, x)
@@ -200,13 +255,13 @@ def _foldable(dictionary: Dictionary, params: Any, *, shared: bool) -> bool:
     return shared or not _reads(dictionary, params, "decoder_bias")
 
 
-def _reads(dictionary: Dictionary, params: Params, name: str) -> bool:
+def _reads(dictionary: Dictionary, params: Any, name: str) -> bool:
     """Whether the codes depend on a parameter."""
     x = jnp.zeros(_row(params).shape)
     return depends_on(lambda p: latents(dictionary.encode(p, x)), params, name)
 
 
-def _row(params: Params) -> jax.ShapeDtypeStruct:
+def _row(params: Any) -> jax.ShapeDtypeStruct:
     """Shape of one row of what the input layer reads."""
     first = params["hidden" if "hidden" in params else "encoder"]
     return jax.ShapeDtypeStruct((1, *first.shape[1:]), jnp.float32)

@@ -47,6 +47,9 @@ REQUIRED = {
     "layers": SITES,
     "prefixes": (WIDTH // 4, WIDTH),
     "recipe": relu,
+    "ranks": (6, 4, 2),
+    "groups": (D - 3, 3),
+    "hidden": 12,
 }
 SMALL = {"temporal": {"heads": 2, "bottleneck": 4}}
 OTHERS = {
@@ -59,8 +62,13 @@ OTHERS = {
     "jumprelu_skip_transcoder": lambda: skip_transcoder(jumprelu, width=WIDTH),
 }
 ALL = VARIANTS | OTHERS
-# Encoders that read the decoder, and several layers: all others fold into their weights.
-AROUND = {"relu_tied", "temporal", *(name for name in VARIANTS if "cross" in name)}
+# Encoders that read the decoder, normalise rows themselves or have parts besides those that fold
+# knows, and several layers: all others fold into their weights.
+AROUND = {
+    *("relu_tied", "temporal", *(name for name in VARIANTS if "cross" in name)),
+    *("itda", "matching_pursuit", "orthogonal_pursuit", "row_normalised"),
+    *("dependency_sparse", "latent_quantised", "polynomial", "structured", "vector_quantised"),
+}
 # What variants read, and write where that is another space.
 SHAPES = [((D,), None), ((SITES, D), None), ((D,), (T,)), ((SITES, D), (SITES, T))]
 
@@ -78,7 +86,8 @@ class Case(NamedTuple):
 def build(name):
     parameters = inspect.signature(ALL[name]).parameters.values()
     needed = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
-    needed |= {"width"} if "recipe" in needed else set()
+    named = {p.name for p in parameters}
+    needed |= {"width"} if "recipe" in named and "width" not in named else set()
     return ALL[name](**{p: REQUIRED[p] for p in needed}, **SMALL.get(name, {}))
 
 

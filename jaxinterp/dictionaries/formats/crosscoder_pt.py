@@ -10,8 +10,7 @@ estimate them (`activations.normalise.mean_norm`) and fold them in (`fold.fold`)
 from pathlib import Path
 from typing import Any
 
-from jaxinterp import files
-from jaxinterp.dictionaries.formats import torch_files
+from jaxinterp.dictionaries.formats import pair, torch_files
 from jaxinterp.dictionaries.formats.named import Kept, given, settings, taken
 from jaxinterp.dictionaries.formats.stored import Format, Stored, checked, dictionary_of
 from jaxinterp.dictionaries.registry import to_json
@@ -21,7 +20,7 @@ CONFIG, WEIGHTS = "cfg.json", "cc_weights.pt"
 _LAYOUT = {
     "encoder": Kept("W_enc", (2, 0, 1)),
     "encoder_bias": Kept("b_enc"),
-    "decoder": Kept("W_dec"),
+    "decoder": Kept("W_dec", (0, 1, 2)),
     "decoder_bias": Kept("b_dec"),
 }
 _UNSCALED = (
@@ -75,9 +74,8 @@ def write(folder: Path, stored: Stored) -> tuple[str, ...]:
     for ours, name in (("model", "model_name"), ("site", "hook_point")):
         if ours in stored.source:
             config.setdefault(name, stored.source[ours])
-    folder.mkdir(parents=True, exist_ok=True)
-    torch_files.write_tensors(folder / WEIGHTS, given(stored.tensors, _LAYOUT))
-    files.write_json(folder / CONFIG, config)
+    arrays = given(stored.tensors, _LAYOUT)
+    pair.write(folder, WEIGHTS, lambda at: torch_files.write_tensors(at, arrays), CONFIG, config)
     return ()
 
 

@@ -35,8 +35,8 @@ def fields(stored: Stored) -> dict[str, str]:
     source = stored.source
     names = [*(n for n in _ABOUT if n in source), *sorted(set(source) - {*_ABOUT})]
     about |= {name: source[name] for name in names if source[name] not in ("", {}, [])}
-    shown = {name: str(value) for name, value in about.items() if value is not None}
-    return {name: textwrap.shorten(value, 100) for name, value in shown.items()}
+    shown = {_plain(name): str(value) for name, value in about.items() if value is not None}
+    return {name: _plain(textwrap.shorten(value, 100)) for name, value in shown.items()}
 
 
 def summary(stored: Stored) -> str:
@@ -44,7 +44,7 @@ def summary(stored: Stored) -> str:
     known = fields(stored)
     wide = max(map(len, known))
     lines = [f"{name:<{wide}}  {value}" for name, value in known.items()]
-    return "\n".join([*lines, *(f"note: {note}" for note in stored.notes)])
+    return "\n".join([*lines, *(f"note: {_plain(note)}" for note in stored.notes)])
 
 
 def _activity(stored: Stored) -> str | None:
@@ -72,6 +72,11 @@ def _normalisation(spaces: Spaces | None) -> str:
     if matrix.ndim == 0:
         kind = f"scale {float(matrix):.6g}"
     return f"centre and {kind}" if np.any(spaces.centre) else kind
+
+
+def _plain(text: str) -> str:
+    """A text of a file without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _told(shape: tuple[int, ...]) -> str:

@@ -25,8 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxinterp import files
-from jaxinterp.dictionaries.formats import lazy, torch_files
+from jaxinterp.dictionaries.formats import lazy, pair, torch_files
 from jaxinterp.dictionaries.formats.dictionary_learning_classes import CLASSES, SIGNS
 from jaxinterp.dictionaries.formats.lazy import Lazy
 from jaxinterp.dictionaries.formats.named import given, not_negative, settings, taken
@@ -144,9 +143,8 @@ def write(folder: Path, stored: Stored) -> tuple[str, ...]:
         trainer["group_sizes"] = sizes.tolist()
     buffer = stored.source.get("buffer", {"ctx_len": None, "d_submodule": d})
     arrays = given(tensors, kind.layout) | extra
-    folder.mkdir(parents=True, exist_ok=True)
-    torch_files.write_tensors(folder / WEIGHTS, arrays)
-    files.write_json(folder / CONFIG, {"trainer": trainer, "buffer": buffer})
+    config = {"trainer": trainer, "buffer": buffer}
+    pair.write(folder, WEIGHTS, lambda at: torch_files.write_tensors(at, arrays), CONFIG, config)
     if name == "AutoEncoder":
         notes.append(
             "dictionary_learning scales the atoms of an AutoEncoder to length one as it opens it "
@@ -179,7 +177,7 @@ def _by_tensors(weights: Path, found: Mapping[str, np.ndarray]) -> str:
             return name
     raise ValueError(
         f"{weights} has no {CONFIG} with trainer.dict_class beside it, and its tensors "
-        f"{', '.join(sorted(found))} do not tell which class it is"
+        f"{lazy.listed(found)} do not tell which class it is"
     )
 
 

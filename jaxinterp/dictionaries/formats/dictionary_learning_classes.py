@@ -2,17 +2,17 @@
 
 from typing import NamedTuple
 
-from jaxinterp.dictionaries.formats.named import SWAPPED, Kept
+from jaxinterp.dictionaries.formats.named import MATRIX, SWAPPED, Kept
 
 _LINEAR = {
-    "encoder": Kept("encoder.weight"),
+    "encoder": Kept("encoder.weight", MATRIX),
     "encoder_bias": Kept("encoder.bias"),
     "decoder": Kept("decoder.weight", SWAPPED),
 }
 _PLAIN = {
     "encoder": Kept("W_enc", SWAPPED),
     "encoder_bias": Kept("b_enc"),
-    "decoder": Kept("W_dec"),
+    "decoder": Kept("W_dec", MATRIX),
     "decoder_bias": Kept("b_dec"),
     "threshold": Kept("threshold"),
 }

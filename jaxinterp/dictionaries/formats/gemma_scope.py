@@ -131,6 +131,8 @@ def _tensors(
     weights: Path, found: Mapping[str, np.ndarray], others: tuple[str, ...]
 ) -> dict[str, Lazy]:
     tensors = taken(weights, found, _LAYOUT, others)
+    if len(tensors["decoder"].shape) not in (2, 3):
+        raise ValueError(f"{weights}: w_dec has shape {tensors['decoder'].shape}")
     tensors["threshold"] = not_negative(tensors["threshold"])
     return tensors
 

@@ -50,7 +50,8 @@ def upload(folder: str | Path, name: str, *, private: bool = False, message: str
     """Sends a dictionary with a card that says what it is, in one commit.
 
     Args:
-        folder: a dictionary in any format that is known.
+        folder: a dictionary in any format that is known; all files in it that are not hidden are
+            sent.
         name: `owner/name`, or `owner/name/folder/in/it`; the repository is made if it is not there.
         private: whether a new repository is seen by its owners only.
         message: of the commit.
@@ -71,7 +72,7 @@ def upload(folder: str | Path, name: str, *, private: bool = False, message: str
     owner, repository, *inner = name.split("/")
     repo, place = f"{owner}/{repository}", PurePosixPath(*inner)
     client = _client()
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder))
     content: dict[str, Any] = {str(place / p.relative_to(folder).as_posix()): p for p in paths}
     content.setdefault(str(place / "README.md"), card(stored, name).encode())
     operations = [
@@ -139,6 +140,11 @@ def _files(repo: str, folder: str, names: Sequence[str]) -> list[str]:
             f"({len(places)}): {few}"
         )
     return direct
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """Whether a file, or a folder on the way to it, is one that is not shown."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _told(error: Exception) -> str:

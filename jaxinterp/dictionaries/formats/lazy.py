@@ -3,7 +3,7 @@
 import itertools
 import math
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,13 @@ def held(name: str, array: Any) -> Lazy:
     return Lazy(name, array.shape, array.dtype, read, tuple(order), release)
 
 
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names for a message, the first of them where a file has very many."""
+    shown = sorted(names)
+    rest = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(name[:60] for name in shown[:most]) + rest
+
+
 def whole(lazy: Lazy) -> np.ndarray:
     """All of a tensor, in its own type."""
     return np.asarray(lazy.read(tuple(slice(0, n) for n in lazy.shape)))
@@ -103,6 +110,21 @@ def changed(
         return np.asarray(change(lazy.read(region), region)).astype(kind, copy=False)
 
     return lazy._replace(dtype=kind, read=read)
+
+
+def by_rows(lazy: Lazy, rows: Callable[[slice], np.ndarray]) -> Lazy:
+    """A tensor in place of another, whose rows are computed, all of each at once.
+
+    Args:
+        lazy: what it comes from: gives its name, type and number of rows.
+        rows: `which -> rows`.
+    """
+
+    def read(region: Region) -> np.ndarray:
+        return rows(region[0])[(slice(None), *region[1:])].astype(lazy.dtype)
+
+    shape = (lazy.shape[0], *rows(slice(0, 1)).shape[1:])
+    return lazy._replace(shape=shape, read=read, order=None)
 
 
 def times_rows(lazy: Lazy, factors: np.ndarray) -> Lazy:

@@ -18,13 +18,13 @@ import numpy as np
 from jaxinterp import files
 from jaxinterp.activations.normalise import scaling
 from jaxinterp.dictionaries.formats import lazy
-from jaxinterp.dictionaries.formats.named import SWAPPED, Kept, settings, taken
+from jaxinterp.dictionaries.formats.named import MATRIX, SWAPPED, Kept, settings, taken
 from jaxinterp.dictionaries.formats.stored import Format, Stored, checked
 
 NAME = "llama_scope"
 CONFIG, WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 _LAYOUT = {
-    "encoder": Kept("encoder.weight"),
+    "encoder": Kept("encoder.weight", MATRIX),
     "encoder_bias": Kept("encoder.bias"),
     "decoder": Kept("decoder.weight", SWAPPED),
     "decoder_bias": Kept("decoder.bias"),

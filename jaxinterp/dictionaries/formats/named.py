@@ -16,14 +16,15 @@ class Kept(NamedTuple):
 
     Attributes:
         name: what the file calls it.
-        order: which axis of the file's tensor each of ours is; None for the same order.
+        order: which axis of the file's tensor each of ours is; None for the same order and any
+            number of axes.
     """
 
     name: str
     order: tuple[int, ...] | None = None
 
 
-SWAPPED = (1, 0)
+MATRIX, SWAPPED = (0, 1), (1, 0)
 
 
 def taken(
@@ -47,9 +48,9 @@ def taken(
     missing = sorted(set(names) - set(found))
     left = sorted(set(found) - set(names) - set(others))
     if missing or left:
-        parts = [f"lacks {', '.join(missing)}"] * bool(missing)
-        parts += [f"holds {', '.join(left)}, which are not known"] * bool(left)
-        raise ValueError(f"{path} {' and '.join(parts)}; expected {', '.join(sorted(names))}")
+        parts = [f"lacks {lazy.listed(missing)}"] * bool(missing)
+        parts += [f"holds {lazy.listed(left)}, which are not known"] * bool(left)
+        raise ValueError(f"{path} {' and '.join(parts)}; expected {lazy.listed(names)}")
     tensors = {}
     for ours, kept in layout.items():
         tensor = lazy.held(kept.name, found[kept.name])

@@ -42,7 +42,7 @@ import numpy as np
 from jaxinterp import files
 from jaxinterp.activations.normalise import Affine
 from jaxinterp.dictionaries.fold import Spaces
-from jaxinterp.dictionaries.formats import lazy
+from jaxinterp.dictionaries.formats import lazy, pair
 from jaxinterp.dictionaries.formats.lazy import Lazy
 from jaxinterp.dictionaries.formats.stored import Format, Stored, checked, from_memory
 from jaxinterp.dictionaries.registry import to_json
@@ -94,7 +94,7 @@ def save(
     """Writes a trained dictionary.
 
     Args:
-        folder: made if it is not there; each of the two files is written whole or not at all.
+        folder: made if it is not there; both files are written whole, or neither is.
         variant: a key of `registry.VARIANTS`.
         options: the keyword arguments that build the variant.
         params: its parameters.
@@ -127,9 +127,7 @@ def write(folder: Path, stored: Stored) -> tuple[str, ...]:
         tensors[kept.name] = lazy.whole(lazy.transposed(tensor) if kept.swapped else tensor)
     for name, spaces in (("normalisation", stored.normalisation), ("target", stored.target)):
         tensors |= _from_spaces(name, spaces)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_arrays(folder / TENSORS, tensors)
-    files.write_json(folder / HEADER, header)
+    pair.write(folder, TENSORS, lambda at: files.write_arrays(at, tensors), HEADER, header)
     return ()
 
 
@@ -146,8 +144,8 @@ def read(path: Path) -> Stored:
     if kind != NAME:
         raise ValueError(f"{folder} is not a jaxinterp dictionary: format {kind!r}")
     version = header.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise ValueError(f"{folder} has version {version}, this library reads up to {VERSION}")
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise ValueError(f"{folder} has version {version}, this library reads 1 to {VERSION}")
     kinds = {"variant": str, "options": dict, "source": dict, "notes": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name, kind()), kind)]
     if wrong or not {"variant", "options"} <= set(header):

@@ -93,8 +93,10 @@ def run(
             _top(stack, list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = _pop(stack, 2) if name == "SETITEM" else _pop_to_mark(stack)
+            if len(items) % 2:
+                raise ValueError("the pickle has a key without a value")
             pairs = zip(items[::2], items[1::2], strict=True)
-            _top(stack, dict).update((hashable(key), value) for key, value in pairs)
+            _top(stack, dict).update((_hashable(key), value) for key, value in pairs)
         elif name == "BINPERSID":
             if persistent is None:
                 raise ValueError("the pickle has persistent ids")
@@ -143,8 +145,8 @@ def _allowed(known: Collection[Name], module: Any, name: Any) -> Name:
         raise ValueError("it asks for something whose name is no string")
     if Name(module, name) not in known:
         raise ValueError(
-            f"it asks for {module[:80]}.{name[:80]}; only tensors and plain containers are read, "
-            "and nothing was run"
+            f"it asks for {f'{module[:80]}.{name[:80]}'!r}; only tensors and plain containers are "
+            "read, and nothing was run"
         )
     return Name(module, name)
 
@@ -174,12 +176,8 @@ def _top(stack: list[Any], kind: type) -> Any:
     return stack[-1]
 
 
-def hashable(value: Any) -> str | int | float | None:
-    """A value that may be a key of a dict.
-
-    Raises:
-        ValueError: it is neither a string nor a number nor None.
-    """
+def _hashable(value: Any) -> str | int | float | None:
+    """A value that may be a key of a dict."""
     # To hash a tuple that is deep, or that shares its parts, can take the C stack or for ever.
     if not isinstance(value, str | int | float | None):
         raise ValueError(f"a {type(value).__name__} is a key")

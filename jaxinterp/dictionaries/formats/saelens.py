@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from jaxinterp import files
-from jaxinterp.dictionaries.formats import lazy
+from jaxinterp.dictionaries.formats import lazy, pair
 from jaxinterp.dictionaries.formats.plain import Plain, long_site, plain
 from jaxinterp.dictionaries.formats.saelens_config import (
     NEWEST,
@@ -138,9 +138,7 @@ def write(folder: Path, stored: Stored) -> tuple[str, ...]:
         "reshape_activations": source.get("reshape", "none"),
         "metadata": _metadata(source),
     } | settings
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_arrays(folder / WEIGHTS, tensors)
-    files.write_json(folder / CONFIG, config)
+    pair.write(folder, WEIGHTS, lambda at: files.write_arrays(at, tensors), CONFIG, config)
     return notes
 
 

@@ -71,7 +71,7 @@ def checked_tensors(
     if missing:
         raise ValueError(
             f"{folder} lacks {', '.join(missing)}, which architecture "
-            f"{config['architecture']!r} needs; it holds {', '.join(sorted(found))}"
+            f"{config['architecture']!r} needs; it holds {lazy.listed(found)}"
         )
     for name, tensor in found.items():
         shape = shapes.get(name, tensor.shape)
@@ -124,7 +124,7 @@ def _architecture(
     known = {"W_dec", "b_dec", *own}
     left = sorted(set(found) - known)
     if left:
-        raise ValueError(f"{folder} holds {', '.join(left)}, not of {architecture!r}")
+        raise ValueError(f"{folder} holds {lazy.listed(left)}, not of {architecture!r}")
     tensors = {OURS[name]: found[name] for name in known}
     if "W_enc" in known:
         tensors["encoder"] = lazy.transposed(tensors["encoder"])

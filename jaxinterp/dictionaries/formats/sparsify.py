@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxinterp import files
-from jaxinterp.dictionaries.formats import lazy
+from jaxinterp.dictionaries.formats import lazy, pair
 from jaxinterp.dictionaries.formats.lazy import Lazy
 from jaxinterp.dictionaries.formats.plain import plain
 from jaxinterp.dictionaries.formats.stored import Format, Stored, checked
@@ -104,9 +104,7 @@ def write(folder: Path, stored: Stored) -> tuple[str, ...]:
         "transcode": p.transcoder,
         "d_in": d_in,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_arrays(folder / WEIGHTS, tensors)
-    files.write_json(folder / CONFIG, config)
+    pair.write(folder, WEIGHTS, lambda at: files.write_arrays(at, tensors), CONFIG, config)
     dropped = sorted(set(stored.source) - {"site"})
     notes = [f"sparsify has no place for: {', '.join(dropped)}"] if dropped else []
     return (*p.notes, *notes)
@@ -131,7 +129,7 @@ def _tensors(
     missing, left = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing or left:
         parts = [f"lacks {', '.join(missing)}"] * bool(missing)
-        parts += [f"holds {', '.join(left)}, which {CONFIG} does not speak of"] * bool(left)
+        parts += [f"holds {lazy.listed(left)}, which {CONFIG} does not speak of"] * bool(left)
         raise ValueError(f"{folder / WEIGHTS} {' and '.join(parts)}")
     for name, shape in expected.items():
         if found[name].shape != shape:

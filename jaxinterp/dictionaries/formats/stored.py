@@ -1,6 +1,7 @@
 """A dictionary as a file holds it: what every format's reader gives and every writer takes."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxinterp.dictionaries.base import Dictionary
-from jaxinterp.dictionaries.fold import Spaces, fold
+from jaxinterp.dictionaries.fold import Spaces, normalised, row_changes
 from jaxinterp.dictionaries.formats import lazy, orientation
 from jaxinterp.dictionaries.formats.lazy import Lazy
 from jaxinterp.dictionaries.registry import build
@@ -20,6 +21,7 @@ from jaxinterp.parallel import sharding_of
 
 # Compared with scores in float32, whatever the type of the rest.
 _PRECISE = ("threshold", "log_threshold")
+_REAL = {np.dtype(kind) for kind in (np.float64, np.float32, np.float16, jnp.bfloat16)}
 # Variants whose sample is a pair (x, target).
 _READ_AND_WRITE = (
     *("transcoder", "skip_transcoder"),
@@ -87,12 +89,16 @@ def dictionary_of(stored: Stored) -> Dictionary:
     """The functions of a stored dictionary, its tensors checked against them by name and shape.
 
     Raises:
-        ValueError: an unknown variant or option, missing or unknown tensors, or another shape.
+        ValueError: an unknown variant or option, missing or unknown tensors, or another shape or
+            type.
     """
     dictionary = build(stored.variant, stored.options)
     tensors = stored.tensors
     if "decoder" not in tensors or len(tensors["decoder"].shape) < 2:
         raise ValueError(f"holds tensors {_told(tensors)}; a decoder (width, d) is needed")
+    for tensor in tensors.values():
+        if 0 in tensor.shape:
+            raise ValueError(f"{tensor.name} has shape {tensor.shape}: there is nothing in it")
     try:
         expected = _expected(stored, dictionary)
     except (TypeError, AttributeError, ArithmeticError) as error:
@@ -100,7 +106,7 @@ def dictionary_of(stored: Stored) -> Dictionary:
         raise ValueError(f"{told} is no dictionary: {error}") from error
     if set(tensors) != set(expected):
         raise ValueError(
-            f"holds tensors {_told(tensors)}; {stored.variant} has {', '.join(sorted(expected))}"
+            f"holds tensors {_told(tensors)}; {stored.variant} has {lazy.listed(expected)}"
         )
     for name, like in expected.items():
         tensor = tensors[name]
@@ -108,6 +114,12 @@ def dictionary_of(stored: Stored) -> Dictionary:
             raise ValueError(
                 f"{tensor.name} has shape {tensor.shape} as {name}; {stored.variant} of these "
                 f"options has {like.shape}"
+            )
+        real = like.dtype == np.float32
+        if tensor.dtype not in _REAL if real else tensor.dtype != like.dtype:
+            wanted = "real numbers of 16, 32 or 64 bits" if real else like.dtype
+            raise ValueError(
+                f"{tensor.name} has type {tensor.dtype}; {stored.variant} has {wanted} as {name}"
             )
     return dictionary
 
@@ -157,19 +169,19 @@ def opened(
     Args:
         stored: a stored dictionary.
         dtype: see `params_of`.
-        mesh: see `params_of`; folding goes by way of the host.
+        mesh: see `params_of`.
 
     Raises:
         ValueError: tensors that are not those of the variant.
     """
     dictionary = dictionary_of(stored)
-    params = params_of(stored, dtype=dtype, mesh=mesh)
-    if stored.normalisation is None:
-        return dictionary, params
-    dictionary, folded = fold(dictionary, params, stored.normalisation, target=stored.target)
-    return dictionary, jax.tree.map(
-        lambda new, old: jax.device_put(new, old.sharding), folded, params
-    )
+    if stored.normalisation is not None:
+        tensors = _folded_tensors(dictionary, stored)
+        if tensors is None:
+            dictionary = normalised(dictionary, stored.normalisation, target=stored.target)
+        else:
+            stored = stored._replace(tensors=tensors)
+    return dictionary, params_of(stored, dtype=dtype, mesh=mesh)
 
 
 def folded(stored: Stored) -> Stored:
@@ -180,16 +192,38 @@ def folded(stored: Stored) -> Stored:
     """
     if stored.normalisation is None:
         return stored
-    before = dictionary_of(stored)
-    params = params_of(stored)
-    after, params = fold(before, params, stored.normalisation, target=stored.target)
-    if after is not before:
+    tensors = _folded_tensors(dictionary_of(stored), stored)
+    if tensors is None:
         raise ValueError(
             f"the normalisation of a {stored.variant} dictionary can't be moved into its weights: "
             "keep it in our own format, which holds both"
         )
-    tensors = {name: lazy.held(name, np.asarray(value)) for name, value in params.items()}
     return stored._replace(tensors=tensors, normalisation=None, target=None)
+
+
+def _folded_tensors(dictionary: Dictionary, stored: Stored) -> dict[str, Lazy] | None:
+    """The tensors with the normalisation in them, computed as they are read; None if they can't."""
+    tensors, spaces = dict(stored.tensors), stored.normalisation
+    like = {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in tensors.items()}
+    changes = (
+        None if spaces is None else row_changes(dictionary, like, spaces, target=stored.target)
+    )
+    if changes is None:
+        return None
+
+    def rows(name: str, which: slice) -> np.ndarray:
+        tensor = stored.tensors[name]
+        part = tensor.read((which, *(slice(0, n) for n in tensor.shape[1:]))).astype(np.float64)
+        tensor.release()
+        return part
+
+    for name, change in changes.items():
+        tensor = tensors[name]
+        if name in ("decoder_bias", "skip"):  # small, and every row of them needs all
+            tensors[name] = lazy.held(tensor.name, change(rows, slice(None)).astype(tensor.dtype))
+        else:
+            tensors[name] = lazy.by_rows(tensor, partial(change, rows))
+    return tensors
 
 
 def header_of(stored: Stored) -> dict[str, Any]:
@@ -231,5 +265,5 @@ def _expected(stored: Stored, dictionary: Dictionary) -> dict[str, jax.ShapeDtyp
 
 
 def _told(tensors: Mapping[str, Lazy]) -> str:
-    named = sorted(f"{t.name} ({name})" if t.name != name else name for name, t in tensors.items())
-    return ", ".join(named) or "none"
+    named = [f"{t.name} ({name})" if t.name != name else name for name, t in tensors.items()]
+    return lazy.listed(named) or "none"

@@ -2,8 +2,8 @@
 
 Such a file holds a pickle beside the bytes of the tensors. The pickle is read by `pickles`, which
 runs nothing: beside containers, the rules here let it ask for tensors of floating, integer and bool
-types, strided as they were saved, and for `collections.OrderedDict` and `torch.Size`. Tensors come
-as views of the mapped file.
+types, strided as they were saved, and for an empty `collections.OrderedDict` and `torch.Size`.
+Nothing that it asks for makes more than the file holds. Tensors come as views of the mapped file.
 """
 
 import zipfile
@@ -181,7 +181,7 @@ def _storages(raw: np.ndarray, members: Mapping[str, zipfile.ZipInfo]) -> Callab
             raise ValueError(f"it lacks the bytes of storage {key[:20]!r}")
         data = zipped.member(raw, members[f"{top}data/{key}"])
         if data.nbytes != count * (dtype.itemsize if dtype else 1):
-            raise ValueError(f"storage {key!r} has {data.nbytes} bytes, not those of {count}")
+            raise ValueError(f"storage {key[:20]!r} has {data.nbytes} bytes, not those of {count}")
         return _Storage(data, dtype)
 
     return storage
@@ -225,22 +225,15 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any) -> np.ndarray:
 
 
 def _ordered(*items: Any) -> dict:
-    if not items:
-        return {}
-    pairs = items[0]
-    if len(items) > 1 or not isinstance(pairs, list):
-        raise ValueError("an OrderedDict is not made of a list of pairs")
-    made: dict = {}
-    for pair in pairs:
-        if not (isinstance(pair, list | tuple) and len(pair) == 2):
-            raise ValueError("an OrderedDict is not made of a list of pairs")
-        made[pickles.hashable(pair[0])] = pair[1]
-    return made
+    # Filled by later operations; to copy what it is given would let a small file fill the memory.
+    if items:
+        raise ValueError("an OrderedDict is made of something")
+    return {}
 
 
 def _size(*shape: Any) -> tuple:
-    if len(shape) != 1 or not isinstance(shape[0], list | tuple):
-        raise ValueError("a torch.Size is not made of a tuple")
+    if len(shape) != 1 or not isinstance(shape[0], list | tuple) or len(shape[0]) > _MOST_AXES:
+        raise ValueError("a torch.Size is not made of a tuple of few sizes")
     return tuple(shape[0])
 
 

@@ -6,6 +6,7 @@ would read all of them; lengths are.
 
 import mmap
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +20,10 @@ _NPY_HEADERS = {
 }
 # What the standard library raises for archives that are damaged.
 DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, zlib.error, struct.error)
+# What NumPy raises, besides, for headers that are no literals.
+_NO_LITERAL = (SyntaxError, tokenize.TokenError, RecursionError, MemoryError, OverflowError)
+_SMALL = 64 << 20  # bytes that a compressed member may have, however few it takes
+_MOST_PACKED = 16  # times that larger ones may shrink: weights hardly do
 
 
 def mapped(path: Path) -> np.ndarray:
@@ -61,7 +66,8 @@ def npz(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file: mapped, but what is compressed in it, which is read at once.
 
     Raises:
-        ValueError: the file is missing, truncated or not npz, or holds Python objects.
+        ValueError: the file is missing, truncated or not npz, holds Python objects, or would be
+            many times as large in memory.
     """
     raw = mapped(path)
     try:
@@ -70,7 +76,7 @@ def npz(path: Path) -> dict[str, np.ndarray]:
                 info.filename.removesuffix(".npy"): _npy(archive, raw, info)
                 for info in archive.infolist()
             }
-    except DAMAGED as error:
+    except (*DAMAGED, *_NO_LITERAL) as error:
         raise ValueError(f"{path} is truncated or not an npz of plain arrays: {error}") from error
 
 
@@ -87,6 +93,10 @@ def _npy(archive: zipfile.ZipFile, raw: np.ndarray, info: zipfile.ZipInfo) -> np
             raise ValueError(f"{info.filename} of {info.file_size} bytes is not {shape} {dtype}")
         if info.compress_type == zipfile.ZIP_STORED:
             data = member(raw, info)[file.tell() :]
+        elif info.file_size > max(_SMALL, _MOST_PACKED * info.compress_size):
+            raise ValueError(
+                f"{info.filename} would grow from {info.compress_size} bytes to {info.file_size}"
+            )
         else:
             data = np.frombuffer(file.read(wanted), np.uint8)
     return data.view(dtype).reshape(shape, order="F" if by_columns else "C")

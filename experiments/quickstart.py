@@ -10,7 +10,8 @@ The steps are `jaxinterp.cli.demo`. Results: `report.html`, `metrics.json`, `dic
 import sys
 
 from configs.quickstart import config
-from jaxinterp.cli import demo, parse, run
+from jaxinterp.cli import demo, parse
+from jaxinterp.running import run
 
 if __name__ == "__main__":
     sys.exit(run(demo, lambda: parse(config, __doc__)))

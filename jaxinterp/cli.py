@@ -1,21 +1,12 @@
 """The command line: `jaxinterp demo`, `train`, `harvest`, `plan` and more; see `jaxinterp --help`.
 
-Exit codes:
-    0    done.
-    1    another process of the run was lost, or something unforeseen (with a traceback).
-    2    settings or input that can't be: one message says which, and what to do.
-    130  Ctrl-C.
-    143  SIGTERM to any process: all of them saved the training state, at the same step.
-After 1, 130 and 143 the same command goes on where it was.
+Exit codes are those of `running`.
 """
 
-import dataclasses
-import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -27,26 +18,27 @@ from jaxinterp.config import (
     Processes,
     RunConfig,
 )
+from jaxinterp.running import run
 
 if TYPE_CHECKING:  # JAX is imported by the command that needs it, so that --help is quick
     from jaxinterp.distributed import MustStop
-    from jaxinterp.pipeline import Inputs
+    from jaxinterp.inputs import Inputs
 
 
 def _harvested(config: RunConfig, must_stop: "MustStop", *, trains: bool) -> tuple["Inputs", Path]:
     """The beginning of every job: its folder, its inputs, what will be where, the activations."""
-    from jaxinterp import distributed, pipeline, run_folder
+    from jaxinterp import distributed, inputs, pipeline, run_folder
 
     with distributed.together():
         folder = run_folder.open_run(config)
-        inputs = pipeline.load_inputs(config)
-        report = pipeline.startup_report(config, inputs) if trains else None
-    pipeline.check_inputs(inputs)
+        found = inputs.load_inputs(config)
+        report = pipeline.startup_report(config, found) if trains else None
+    inputs.check_inputs(found)
     run_folder.begin(config, folder)
     if report and distributed.is_writer():
         print(report, file=sys.stderr)
-    pipeline.harvest_stage(config, inputs, folder, must_stop)
-    return inputs, folder
+    pipeline.harvest_stage(config, found, folder, must_stop)
+    return found, folder
 
 
 def demo(config: RunConfig, must_stop: "MustStop") -> None:
@@ -62,14 +54,14 @@ def demo(config: RunConfig, must_stop: "MustStop") -> None:
         jaxinterp demo --mesh data=4,model=2
         jaxinterp demo --distributed --out /shared/runs
     """
-    from jaxinterp import distributed, pipeline
+    from jaxinterp import distributed, measuring, pipeline
     from jaxinterp.present import present
     from jaxinterp.report.terminal import print_metrics
 
     inputs, folder = _harvested(config, must_stop, trains=True)
     pipeline.train_stage(config, inputs, folder, must_stop)
-    pipeline.evaluate_stage(config, inputs, folder, must_stop)
-    pipeline.geometry_stage(config, inputs, folder, must_stop)
+    measuring.evaluate_stage(config, inputs, folder, must_stop)
+    measuring.geometry_stage(config, inputs, folder, must_stop)
     with distributed.together():
         if distributed.is_writer():
             print_metrics(present(config, inputs, folder).metrics)
@@ -121,11 +113,11 @@ def train(config: RunConfig, must_stop: "MustStop") -> None:
         jaxinterp train --name wide --width 65536 --mesh data=2,model=4
         jaxinterp train --name pod --out /shared/runs --distributed
     """
-    from jaxinterp import distributed, pipeline
+    from jaxinterp import distributed, measuring, pipeline
 
     inputs, folder = _harvested(config, must_stop, trains=True)
     pipeline.train_stage(config, inputs, folder, must_stop)
-    pipeline.evaluate_stage(config, inputs, folder, must_stop)
+    measuring.evaluate_stage(config, inputs, folder, must_stop)
     if distributed.is_writer():
         print((folder / "evaluation.json").read_text(), end="")
         print(f"dictionary: {folder / 'dictionary'}")
@@ -139,11 +131,11 @@ def geometry(config: RunConfig, must_stop: "MustStop") -> None:
         jaxinterp geometry --name dimension
         jaxinterp geometry --name dimension-of-mine --text notes.txt --points 2000
     """
-    from jaxinterp import distributed, files, pipeline
+    from jaxinterp import distributed, files, measuring
     from jaxinterp.present import draw_geometry
 
     inputs, folder = _harvested(config, must_stop, trains=False)
-    pipeline.geometry_stage(config, inputs, folder, must_stop)
+    measuring.geometry_stage(config, inputs, folder, must_stop)
     if not distributed.is_writer():
         return
     row = "{:<16} {:>8} {:>8} {:>16} {:>8} {:>12} {:>8} {:>8}"
@@ -166,7 +158,7 @@ def report(config: RunConfig) -> None:
 
         jaxinterp report --name quickstart
     """
-    from jaxinterp import pipeline, run_folder
+    from jaxinterp import inputs, run_folder
     from jaxinterp.present import present
     from jaxinterp.report.terminal import print_metrics
 
@@ -179,7 +171,7 @@ def report(config: RunConfig) -> None:
             f"run `jaxinterp demo --name {config.name}` first"
         )
     stored = run_folder.read_config(folder)
-    print_metrics(present(stored, pipeline.load_inputs(stored), folder).metrics)
+    print_metrics(present(stored, inputs.load_inputs(stored), folder).metrics)
     print(f"report: {folder / 'report.html'}")
 
 
@@ -250,111 +242,6 @@ def parse(default: RunConfig, description: str | None = None) -> tuple[RunConfig
         return config, processes
 
     return tyro.cli(settings, description=description)
-
-
-def run(
-    command: Callable[[Any, "MustStop"], None], settings: Callable[[], tuple[Any, Processes]]
-) -> int:
-    """Runs a command in one process or in this one of several; see the exit codes above.
-
-    Bad input becomes one message, not a traceback; `JAXINTERP_TRACEBACK=1` in the environment shows
-    where it came from.
-    """
-    try:
-        config, processes = settings()
-        processes.check()
-        if processes.several:
-            from jaxinterp import distributed
-
-            distributed.start(
-                processes.coordinator,
-                processes.processes,
-                processes.process,
-                timeout=processes.timeout,
-                heartbeat=processes.heartbeat,
-            )
-    except Exception as error:
-        return _failed(error)
-    if not processes.several:
-        return _obeyed(command, config, None)[0]
-    code, agreed = _obeyed(command, config, processes)
-    if not agreed:
-        _leave_alone(code)
-    import jax
-
-    jax.distributed.shutdown()
-    return code
-
-
-def _obeyed(
-    command: Callable[[Any, "MustStop"], None], config: Any, processes: Processes | None
-) -> tuple[int, bool]:
-    """Runs a command to its exit code, and whether all processes end in this way."""
-    from jaxinterp import distributed
-
-    try:
-        if processes is not None:
-            distributed.check_same("the settings", _told(command, config))
-        stall = None if processes is None else processes.stall
-        with distributed.stop_requests(stall=stall) as must_stop:
-            command(config, must_stop)
-            distributed.gathered(None)  # the others wait for the one that writes
-    except distributed.Preempted:
-        print("stopped by a signal: the same command goes on from there", file=sys.stderr)
-        return 143, True
-    except KeyboardInterrupt:
-        print(
-            "\nstopped: what is finished is kept, the same command goes on from there",
-            file=sys.stderr,
-        )
-        return 130, False
-    except Exception as error:
-        if processes is not None and _is_loss(error):
-            reason = str(error).strip().splitlines()[0][:200]
-            print(
-                f"error: another process of this run was lost ({reason}): start the same command "
-                "again in all of them, it goes on from the last checkpoint",
-                file=sys.stderr,
-            )
-            return 1, False
-        if processes is not None and not isinstance(error, ValueError | OSError):
-            traceback.print_exc()
-            return 1, False
-        return _failed(error), isinstance(error, distributed.Agreed)
-    return 0, True
-
-
-def _failed(error: Exception) -> int:
-    """Says what is wrong with the input."""
-    if not isinstance(error, ValueError | OSError):
-        raise error
-    if os.environ.get("JAXINTERP_TRACEBACK"):
-        traceback.print_exception(error)
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
-
-
-def _is_loss(error: Exception) -> bool:
-    """Whether JAX's runtime failed as it does when the other side of a collective is gone."""
-    import jax
-
-    signs = ("Gloo", "NCCL", "peer", "heartbeat", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
-    return isinstance(error, jax.errors.JaxRuntimeError) and any(s in str(error) for s in signs)
-
-
-def _told(command: Callable[..., None], config: Any) -> dict[str, Any]:
-    """What all processes must have in common."""
-    from importlib.metadata import version
-
-    packages = {name: version(name) for name in ("jaxinterp", "jax", "jaxlib")}
-    return {"command": getattr(command, "__name__", "")} | dataclasses.asdict(config) | packages
-
-
-def _leave_alone(code: int) -> NoReturn:
-    """Ends this process at once: an orderly end would wait for others, which wait for this one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,6 @@ is done by all of them in the same order.
 """
 
 import faulthandler
-import pickle
 import signal
 import socket
 import sys
@@ -20,6 +19,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from jaxinterp.messages import pack, unpack
 
 Item = TypeVar("Item")
 MustStop = Callable[[], bool]
@@ -126,17 +127,21 @@ def gathered(value: Any) -> list[Any]:
     """A value of every process, in the order of the processes, in each of them.
 
     Every process must call this; so must they everything below that says what is agreed. Values
-    are plain Python or NumPy and arrive as they were: float64 is not rounded.
+    arrive as they were: float64 is not rounded.
+
+    Args:
+        value: plain Python or NumPy; see `messages.pack`.
     """
+    message = pack(value)  # what can't be told is refused in a run of one process too
     if jax.process_count() == 1:
         return [value]
-    told = np.frombuffer(pickle.dumps(value), np.uint8)
+    told = np.frombuffer(message, np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray(len(told)))
     room = 1 << int(sizes.max()).bit_length()  # few shapes, since each is compiled
     padded = np.pad(told, (0, room - len(told)))
     everyone = multihost_utils.process_allgather(padded)
     pairs = zip(everyone, sizes.tolist(), strict=True)
-    return [pickle.loads(row[:size].tobytes()) for row, size in pairs]
+    return [unpack(row[:size].tobytes()) for row, size in pairs]
 
 
 def of_writer(value: Any) -> Any:

@@ -6,14 +6,12 @@
 
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 from jaxinterp import data, distributed
 from jaxinterp.activations import feed, store
@@ -173,8 +171,7 @@ def write_store(
             state, before = _place(config, source, writer.rows)
             parts = iterate(_harvested(config, source), state)
             groups = _groups(parts, source.encoder, writer.rows - before, wanted)
-    shown = Console(file=sys.stderr, quiet=not distributed.is_writer())
-    with progress("harvest", max(wanted, 0), unit="tokens", console=shown) as advance:
+    with progress("harvest", max(wanted, 0), unit="tokens") as advance:
         for group in distributed.in_step(groups, must_stop):
             writer.append(group)
             advance(len(group["token"]))

@@ -17,7 +17,8 @@ from jaxinterp.evaluation.features import (
     row_activations,
     top_rows,
 )
-from jaxinterp.pipeline import Inputs, pieces, read_held_out
+from jaxinterp.inputs import Inputs
+from jaxinterp.measuring import pieces, read_held_out
 from jaxinterp.report import figures
 from jaxinterp.report.content import (
     Context,

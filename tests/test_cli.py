@@ -16,6 +16,7 @@ from jaxinterp import cli, pipeline, run_folder
 from jaxinterp.config import RunConfig
 from jaxinterp.dictionaries import formats
 from jaxinterp.encoders import assets
+from jaxinterp.inputs import load_inputs
 from jaxinterp.present import present
 
 SMALL = (
@@ -89,7 +90,7 @@ def test_report_alone_writes_the_page_again(finished, capsys):
 def test_contexts_show_where_a_feature_is_strongest(finished):
     folder = finished / "first"
     config = run_folder.read_config(folder)
-    report = present(config, pipeline.load_inputs(config), folder)
+    report = present(config, load_inputs(config), folder)
     assert len(report.features) == 6
     for feature in report.features:
         strongest = [max(c.activations) for c in feature.contexts]
@@ -138,11 +139,14 @@ def test_any_variant_trains_with_any_optimiser(finished, text_folder, capsys):
 
 
 def interrupt(process):
-    """Ctrl-C, again if need be: Python loses one that arrives inside a callback from C."""
-    for _ in range(100):
+    """Ctrl-C, again if need be: Python loses one that arrives inside a callback from C.
+
+    Not soon again: one that arrives while Python shuts down ends it with another exit code.
+    """
+    for _ in range(10):
         process.send_signal(signal.SIGINT)
         try:
-            return process.communicate(timeout=1)[1]
+            return process.communicate(timeout=20)[1]
         except subprocess.TimeoutExpired:
             continue
     raise AssertionError("the run does not stop")
@@ -372,7 +376,7 @@ def test_config_survives_json(tmp_path):
 
 def test_sampled_tokens_are_real_and_as_many_as_asked(shipped, text_folder):
     config = RunConfig(text=str(text_folder), tokens=1500, context=32, width=64, batch=128)
-    inputs = pipeline.load_inputs(config)
+    inputs = load_inputs(config)
     sample = pipeline._sample_tokens(inputs.held_in, 100, 0)
     assert sample.sum() == 100
     assert not (sample & ~inputs.held_in.mask).any()

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from jaxinterp import distributed
 from jaxinterp.report.content import Metric, metric_text, target_met
 
 
@@ -100,11 +101,11 @@ def progress(
         description: what is being done.
         total: units to do; None if unknown.
         unit: what is counted, in the plural.
-        console: where to write; standard error if not given.
+        console: where to write; if not given, standard error, in the process that writes.
         seconds: least time between two plain lines.
         clock: seconds from any origin.
     """
-    console = console or Console(file=sys.stderr)
+    console = console or Console(file=sys.stderr, quiet=not distributed.is_writer())
     shown = _bar if console.is_terminal else _lines
     with shown(description, total, unit, console, seconds, clock) as advance:
         yield advance

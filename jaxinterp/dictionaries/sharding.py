@@ -60,7 +60,12 @@ _PER_LATENT = (
     "relaxation",
     "variance",
     "variance_bias",
+    "values",
     "silent",
+    # Of what is fitted, not descended: labels of atoms, averages of a codebook.
+    "label",
+    "rows",
+    "sums",
 )
 RULES: parallel.Rules = (
     (rf"(^|\.)({'|'.join(_PER_LATENT)})$", P("model")),

@@ -15,6 +15,7 @@ from jaxinterp.activations import feed
 from jaxinterp.checkpoint import Checkpoints
 from jaxinterp.collectives import collectives
 from jaxinterp.dictionaries import registry, sharding, sparsify, train
+from jaxinterp.dictionaries.codebook import moving_average
 from jaxinterp.dictionaries.decode import prefix_decode
 from jaxinterp.dictionaries.shards import ambient_split
 
@@ -22,11 +23,18 @@ D, WIDTH, ROWS, K, LAYERS = 16, 128, 64, 4, 3
 
 
 class Case(NamedTuple):
+    """A variant and how it is trained here.
+
+    `gathers` says why something of the size of the dictionary or its codes must travel.
+    """
+
     options: dict
     middle: tuple[int, ...] = ()  # axes of an activation between its row and its dimension
     target: bool = False  # whether there is something else to predict
     leading: int = 0
     fast: bool = False
+    variant: str = ""  # the case's own name, if not given
+    gathers: str = ""
 
 
 CASES = {
@@ -57,7 +65,30 @@ CASES = {
         {"layers": LAYERS, "weight": 0.01}, (LAYERS,), target=True, leading=1
     ),
     "cross_layer_batch_topk": Case({"layers": LAYERS, "k": K}, (LAYERS,), target=True, leading=1),
-    "temporal": Case({"k": K, "heads": 4, "bottleneck": 8}, middle=(6,)),
+    "temporal": Case(
+        {"k": K, "heads": 4, "bottleneck": 8},
+        middle=(6,),
+        gathers="attention in code space mixes all latents of a token: its codes must travel",
+    ),
+    "matching_pursuit": Case({"k": K}),
+    "orthogonal_pursuit": Case({"k": K}),
+    "feature_choice": Case({"k": K}),
+    "mutual_choice": Case({"k": K}),
+    "polynomial": Case({"recipe": "topk", "k": K, "ranks": [8, 4, 2]}),
+    "variational": Case({"k": K, "spread": "learned_spread"}),
+    "variational_mean": Case({"k": K}),
+    "structured": Case({"weight": 0.05}),
+    "row_normalised": Case({"recipe": "topk", "k": K}),
+    "dependency_sparse": Case({"hidden": 8}, gathers="a derivative by all latents, which are few"),
+    "predictive": Case({"groups": [8, 8]}, target=True),
+    "binary": Case({}),
+    "latent_quantised": Case({}, gathers="the gradient by a latent's values, ten numbers, travels"),
+    "finite_scalar": Case({}),
+    "vector_quantised": Case({"books": 2}),
+    "archetypal": Case(
+        {"k": K, "atoms": {"part": "archetypal", "candidates": 24, "choose": "sampled"}},
+        variant="topk",
+    ),
 }
 each_variant = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if c.fast else pytest.mark.slow) for n, c in CASES.items()]
@@ -87,7 +118,8 @@ def batch_of(name, i):
 @cache
 def plain(name):
     return dictionaries.learner(
-        registry.build(name, CASES[name].options | {"width": WIDTH}), OPTIMIZER
+        registry.build(CASES[name].variant or name, CASES[name].options | {"width": WIDTH}),
+        OPTIMIZER,
     )
 
 
@@ -143,6 +175,11 @@ def assert_trained_alike(name, spec):
     assert float(jnp.abs(decoders[0] - decoders[1]).max()) > 0.02, "nothing was learned"
 
 
+def test_every_variant_is_trained_on_a_mesh():
+    """Those that grow or are averaged instead: `test_what_is_fitted_is_fitted_alike_on_a_mesh`."""
+    assert {case.variant or name for name, case in CASES.items()} | {"itda"} == {*registry.VARIANTS}
+
+
 @each_variant
 def test_fifty_steps_on_a_mesh_are_those_of_one_device(name):
     assert_trained_alike(name, BOTH)
@@ -161,8 +198,8 @@ def test_either_axis_alone_gives_the_same(spec):
 @each_variant
 def test_neither_scores_nor_atoms_are_gathered(name):
     """What is sent at once is smaller than the scores, or the atoms, of one device."""
-    if name == "temporal":
-        pytest.skip("attention in code space mixes all latents of a token: its codes must travel")
+    if CASES[name].gathers:
+        pytest.skip(CASES[name].gathers)
     rows, latents, inner = ROWS // 2, WIDTH // 4, int(np.prod(CASES[name].middle))
     pairs = max(CASES[name].leading * LAYERS * (LAYERS + 1) // 2, 1)
     reconstructions = rows * D * max(inner, 4 if name == "matryoshka" else 1)
@@ -280,6 +317,34 @@ def test_fits_run_on_a_mesh(source):
     assert ours.state.params["encoder"].sharding.spec[0] == "model"
     assert ours.state.optimizer[0].mu["decoder"].sharding.spec[0] == "model"
     assert ours.state.stats.silent.sharding.spec[0] == "model"
+
+
+@pytest.mark.parametrize("kind", ["itda", pytest.param("codebook", marks=pytest.mark.slow)])
+def test_what_is_fitted_is_fitted_alike_on_a_mesh(kind):
+    """Atoms that are rows (ITDA), words that are averages of rows: fifty batches of each."""
+    directions = jax.random.normal(jax.random.key(1), (8, D))
+
+    def batch(i):
+        return jax.random.normal(jax.random.key(i), (ROWS, 8)) @ directions + 1.0
+
+    if kind == "itda":
+        few = registry.build("itda", {"width": WIDTH, "k": K})
+        learner = dictionaries.grow(few, 30.0)
+    else:
+        learner = moving_average(WIDTH, books=2, decay=0.9)
+    on_mesh = sharding.sharded(learner, mesh_of(BOTH))
+    start, states = learner.init(jax.random.key(0), batch(0)), []
+    for one, state in (learner, start), (on_mesh, sharding.place(start, mesh_of(BOTH))):
+        step = jax.jit(one.step)
+        for i in range(50):
+            state, info = step(state, one.place(batch(i)))
+        states.append(state)
+    assert_near(states[1], states[0])
+    for leaf in jax.tree.leaves(states[1]):
+        assert not leaf.shape[:1] == (WIDTH,) or leaf.sharding.spec[0] == "model"
+    if kind == "itda":
+        assert ROWS < int(states[0].count) <= WIDTH
+        np.testing.assert_array_equal(states[1].params["label"], states[0].params["label"])
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ class RecommenderConcepts:
     steps: int = 800
     batch: int = 256
     rate: float = 5e-3
-    width: int = 64
+    width: int = 32
     k: int = 3
     dictionary_steps: int = 1500
     dictionary_rate: float = 2e-3

@@ -11,7 +11,17 @@ Here items have planted categories that the recommender, a gated recurrent unit 
 item, is never told; a concept is "at least two of the last items are of this category", and a name
 is the concept of highest F1. The effect of an ablation on every item's score is predicted by the
 derivative of the scores along it, and seen by recomputing them. `others` are all items of other
-categories; `control` ablates the strongest latent that has another name.
+categories; `control` ablates the strongest other latent of the same users.
+
+Outcome (defaults; the recommender has the next item among its first 20 for 54 % of new users, the
+commonest items would for 14 %): each of the 20 categories has a latent of its own. On users that
+named nothing, precision is 0.89, recall 0.93 and F1 0.91, the least F1 0.81. Ablating the latent
+lowers the category's 20 items by 175 ranks of 400 (least 128), and leaves the order of the others
+at a Spearman correlation of 0.957 (least 0.946); the control lifts the category's items by 10
+ranks, and moves the others (0.85), among which its own are. The predicted effects order the items
+as the actual ones do (0.93) and miss their size by 36 %, since the state is normalised before it
+scores. So the plug-in does what is claimed, at the right width: with `--width 64` categories split
+over latents, and F1 is 0.76 (least 0.50).
 """
 
 from functools import partial
@@ -106,14 +116,16 @@ def main(config: RecommenderConcepts) -> None:
     print("precision {}, recall {}, F1 {}".format(*told))
 
     codes = dictionary.encode(codebook, x)
-    ablate = jax.jit(lambda x, which: set_latents(dictionary, codebook, x, which[None]))
+    edit = lambda x, which: set_latents(dictionary, codebook, x[None], which[None])[0]  # noqa: E731
+    ablate = jax.jit(jax.vmap(edit))
     results = []
     for concept, latent in enumerate(best):
         fires = np.asarray(((codes.indices == latent) & (codes.values > 0)).any(1))
-        fans = x[fires & concept_of(judging)[:, concept]][:200]
-        own = category == concept
-        for which in (latent, best[(concept + 1) % config.categories]):
-            found = effect(score, fans, ablate(fans, jnp.asarray(which)))
+        chosen = np.flatnonzero(fires & concept_of(judging)[:, concept])[:200]
+        fans, (first, second) = x[chosen], codes.indices[chosen, :2].T
+        own, others = category == concept, jnp.where(first == latent, second, first)
+        for which in (jnp.full(len(fans), latent), others):
+            found = effect(score, fans, ablate(fans, which))
             before = np.asarray(score(fans))
             after = before + np.asarray(found.actual)
             fallen = mean_rank(after, own) - mean_rank(before, own)

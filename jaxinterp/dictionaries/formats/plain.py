@@ -28,6 +28,7 @@ _SELECTIONS = {
 _WRAPPERS = ("matryoshka", "transcoder", "skip_transcoder")
 # Arguments that say what a dictionary computes; the others are of its training.
 _KEPT = {"width", "k", "recipe", "scores", "threshold"}
+_TRAINING = ("penalty_scale", "penalty_history")  # parameters, likewise
 
 
 class Plain(NamedTuple):
@@ -86,6 +87,7 @@ def plain(stored: Stored) -> Plain:
     if recipe == "batch_topk":
         notes.append("batch top-k became JumpReLU with its threshold, which has the same codes")
     lost = sorted(set(options) - _KEPT - ({"atoms"} if options.get("atoms") == "free" else set()))
+    lost += [name for name in _TRAINING if tensors.pop(name, None) is not None]
     if lost:
         notes.append(f"left out, as it matters in training only: {', '.join(lost)}")
     k = options["k"] if selection in ("topk", "abs_topk", "group_max") else None

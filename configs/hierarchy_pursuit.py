@@ -16,6 +16,8 @@ class HierarchyPursuit:
         children: of each parent.
         siblings: cosine of the children of a family, before they lean.
         lean: how much of its parent is added to a child, which is then scaled to length one.
+        active: families in an activation.
+        alone: probability that a parent comes without a child.
         noise: standard deviation of each coordinate of the noise.
         width: latents of the dictionaries that are trained; at least one a feature.
         k: latents per row in training.
@@ -27,17 +29,19 @@ class HierarchyPursuit:
         found: cosine from which a feature counts as found.
     """
 
-    d: int = 128
-    families: int = 16
+    d: int = 64
+    families: int = 12
     children: int = 3
     siblings: float = 0.6
     lean: float = 0.45
+    active: int = 3
+    alone: float = 0.5
     noise: float = 0.01
-    width: int = 64
-    k: int = 2
-    steps: int = 1000
+    width: int = 48
+    k: int = 5
+    steps: int = 2500
     batch: int = 256
     rate: float = 3e-3
-    seeds: int = 3
+    seeds: int = 2
     test: int = 4096
     found: float = 0.9

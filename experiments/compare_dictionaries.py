@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
 from configs.compare_dictionaries import CompareDictionaries, Recipe, recipes
@@ -51,6 +52,7 @@ def learner_of(config: CompareDictionaries, recipe: Recipe, d: int) -> dl.Learne
     """How one dictionary of a row learns."""
     rate = dl.learning_rate(config.learning_rate, steps=config.steps, warmup=config.steps // 20)
     adam = dl.optimizer("adam", rate, clip=1.0)
+    adam = optax.chain(adam, dl.scale_by_name({"threshold": 10.0}))  # JumpReLU's move slowly
     if recipe.learned == "to an L0":
         steered = partial(dictionary_of, recipe)
         return dl.target_l0(lambda w: steered(weight=w), adam, config.k, ramp=config.steps // 4)

@@ -1,15 +1,35 @@
 """Does pursuit read a hierarchy that one linear look can't? And can it spend more or less later?
 
     python experiments/hierarchy_pursuit.py
+    python experiments/hierarchy_pursuit.py --active 1 --alone 0 --k 2     # a parent and a child
 
-Each activation is a parent (size 1 to 2) and one of its children (0.3 to 0.6), which lean towards
-it. Claim (Costa et al. 2025, arXiv 2506.03093): matching pursuit reads features at several levels
-that linear encoders miss, and its codes may be longer or shorter at inference than in training.
-Three tables: variance missed with the true atoms; what dictionaries trained on these activations
-find (means over seeds; `parents` and `children`: share with an atom of cosine above 0.9); and
-variance missed by the trained ones at other numbers of latents than in training.
+Each activation holds a few parents (size 1 to 2), each alone or with one of its children (0.45 to
+0.9), which lean towards it. Claim (Costa et al. 2025, arXiv 2506.03093): matching pursuit reads
+features at several levels that linear encoders miss, and its codes may be longer or shorter at
+inference than in training. Three tables: variance missed with the true atoms, where `topk` scores
+with the atoms themselves and `topk, encoder` trains a linear encoder for them; what dictionaries
+trained on these activations find (means over seeds; `parents` and `children`: mean cosine of the
+nearest atom, and the share above 0.9); and variance missed by the trained ones at other numbers of
+latents than in training.
 
-Outcome: to be measured.
+Outcome (defaults, variance missed; 4.5 features in an activation on average):
+
+                            true atoms                   trained at k=5 and read with
+                        k=4       k=8      k=16        k=2       k=4       k=5       k=8
+    matching pursuit  0.039     0.015     0.015      0.326     0.024     0.012     0.010
+    orthogonal        0.029     0.001     0.001      0.324     0.012     0.005     0.004
+    topk              0.219     1.296     2.067      0.352     0.036     0.020     0.016
+    topk, encoder     0.034     0.003     0.005
+
+So one look with the atoms themselves fails as claimed, the worse the more latents it may take, and
+pursuit does not. But that is no limit of linear encoders: one that is trained for these atoms takes
+the overlap into account, and is better than matching pursuit without a refit. Trained throughout,
+pursuits miss 2 to 4 times less than TopK at its own k, and lengths from 2 to 16 can be chosen at
+inference with errors that fall and then stay; so it is with TopK, whose latents are rectified.
+Recovering the hierarchy is a negative result: all find the parents (cosine 0.99), none the children
+(mean cosine 0.70, 0.73 and 0.77; above 0.9: 10, 8 and 4 %), which siblings of cosine 0.6 blur. With
+one family and always one child, parent and child span a plane in which no pair of atoms is better
+than another: nobody finds even the parents.
 """
 
 from collections.abc import Callable
@@ -18,6 +38,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tyro
 
 from configs.hierarchy_pursuit import HierarchyPursuit
@@ -30,7 +51,7 @@ VARIANTS = {
     "orthogonal_pursuit": dl.orthogonal_pursuit,
     "topk": dl.topk,
 }
-LENGTHS = (1, 2, 4, 8)
+LENGTHS = (2, 4, 8, 16)
 
 
 def features(config: HierarchyPursuit) -> jax.Array:
@@ -48,13 +69,18 @@ def features(config: HierarchyPursuit) -> jax.Array:
 
 
 def draw(config: HierarchyPursuit, atoms: jax.Array, key: jax.Array, n: int) -> jax.Array:
-    """Activations of one parent and one of its children each."""
-    family, child, large, small, noise = jax.random.split(key, 5)
-    parent = jax.random.randint(family, (n,), 0, config.families)
-    which = jax.random.randint(child, (n,), 0, config.children)
-    x = jax.random.uniform(large, (n, 1), minval=1.0, maxval=2.0) * atoms[parent]
-    kids = config.families + parent * config.children + which
-    x += jax.random.uniform(small, (n, 1), minval=0.3, maxval=0.6) * atoms[kids]
+    """Activations of `active` parents and their children."""
+    family, child, large, small, there, noise = jax.random.split(key, 6)
+    shape = n, config.active
+    order = jnp.argsort(jax.random.uniform(family, (n, config.families)), 1)
+    parent = order[:, : config.active]
+    which = jax.random.randint(child, shape, 0, config.children)
+    sizes = jax.random.uniform(large, shape, minval=1.0, maxval=2.0)
+    x = jnp.einsum("nf,nfd->nd", sizes, atoms[parent])
+    sizes = jax.random.uniform(small, shape, minval=0.45, maxval=0.9)
+    sizes *= jax.random.uniform(there, shape) >= config.alone
+    kids = atoms[config.families + parent * config.children + which]
+    x += jnp.einsum("nf,nfd->nd", sizes, kids)
     return x + config.noise * jax.random.normal(noise, x.shape)
 
 
@@ -67,18 +93,28 @@ def missed(dictionary: dl.Dictionary) -> Callable[..., jax.Array]:
     return jax.jit(share)
 
 
-def train(config: HierarchyPursuit, atoms: jax.Array, variant: Callable[..., dl.Dictionary]):
-    """Parameters of all seeds, with a leading axis."""
+def train(
+    config: HierarchyPursuit,
+    atoms: jax.Array,
+    variant: Callable[..., dl.Dictionary],
+    given: jax.Array | None = None,
+):
+    """Parameters of all seeds, with a leading axis; of the encoder alone for `given` atoms."""
     rate = dl.learning_rate(config.rate, steps=config.steps, warmup=100, decay="linear")
     dictionary = variant(config.width, config.k, dead_after=50 * config.batch)
-    learner = dl.learner(dictionary, dl.optimizer("adam", rate, clip=1.0))
-    many = dl.sweep(lambda _: learner, jnp.arange(config.seeds))
+    adam = dl.optimizer("adam", rate, clip=1.0)
+    if given is not None:
+        adam = optax.chain(adam, dl.scale_by_name({"decoder": 0.0, "decoder_bias": 0.0}))
+    many = dl.sweep(lambda _: dl.learner(dictionary, adam), jnp.arange(config.seeds))
     rows = partial(draw, config, atoms)
 
     @jax.jit
     def run(key: jax.Array):
         start, sample, draws = jax.random.split(key, 3)
         state = many.init(jax.random.split(start, config.seeds), rows(sample, 4096))
+        if given is not None:
+            same = with_atoms(state.members.params, given)
+            state = state._replace(members=state.members._replace(params=same))
         keys = jax.random.split(draws, config.steps)
         state, _ = jax.lax.scan(lambda s, key: many.step(s, rows(key, config.batch)), state, keys)
         return many.params(state)
@@ -86,23 +122,32 @@ def train(config: HierarchyPursuit, atoms: jax.Array, variant: Callable[..., dl.
     return run(jax.random.key(1))
 
 
+def with_atoms(params: dict[str, jax.Array], atoms: jax.Array) -> dict[str, jax.Array]:
+    """Parameters that read and write these atoms, without biases."""
+    own = {name: jnp.zeros_like(value) for name, value in params.items()}
+    return own | {name: own[name] + atoms for name in ("encoder", "decoder") if name in own}
+
+
 def main(config: HierarchyPursuit) -> None:
     atoms = features(config)
+    padded = jnp.zeros((config.width, config.d)).at[: len(atoms)].set(atoms)
     x = draw(config, atoms, jax.random.key(2), config.test)
     true, trained, lengths = {}, {}, {}
     for name, variant in VARIANTS.items():
         params = train(config, atoms, variant)
         seeds = [dl.member(params, seed) for seed in range(config.seeds)]
-        measure = {k: missed(variant(config.width, k)) for k in LENGTHS}
-        lengths[name] = [np.mean([measure[k](own, x) for own in seeds]) for k in LENGTHS]
+        measure = {k: missed(variant(config.width, k)) for k in {*LENGTHS, config.k}}
+        at = {k: np.mean([measure[k](own, x) for own in seeds]) for k in measure}
+        lengths[name] = [at[k] for k in LENGTHS]
         best = [recovery.cosines(own["decoder"], atoms).max(1) for own in seeds]
-        found = np.asarray(best) > config.found
-        parts = found[:, : config.families].mean(), found[:, config.families :].mean()
-        trained[name] = [lengths[name][LENGTHS.index(config.k)], *parts]
-        own = {n: jnp.zeros_like(v) for n, v in seeds[0].items()}
-        padded = jnp.zeros((config.width, config.d)).at[: len(atoms)].set(atoms)
-        own |= {n: padded for n in ("encoder", "decoder") if n in own}
-        true[name] = [measure[k](own, x) for k in LENGTHS]
+        levels = np.split(np.asarray(best), [config.families], 1)
+        parts = [
+            f(level) for level in levels for f in (np.mean, lambda a: (a > config.found).mean())
+        ]
+        trained[name] = [at[config.k], *parts]
+        true[name] = [measure[k](with_atoms(seeds[0], padded), x) for k in LENGTHS]
+    encoded = dl.member(train(config, atoms, dl.topk, padded), 0)
+    true["topk, encoder"] = [missed(dl.topk(config.width, k))(encoded, x) for k in LENGTHS]
 
     def show(title: str, columns: list[str], rows: dict[str, list]) -> None:
         print(f"{title:32}" + "".join(f"{column:>10}" for column in columns))
@@ -111,7 +156,8 @@ def main(config: HierarchyPursuit) -> None:
 
     latents = [f"k={k}" for k in LENGTHS]
     show("true atoms: variance missed", latents, true)
-    show(f"trained, k={config.k}", ["missed", "parents", "children"], trained)
+    columns = ["missed", "parents", "found", "children", "found"]
+    show(f"trained, k={config.k}", columns, trained)
     show("trained: variance missed", latents, lengths)
 
 

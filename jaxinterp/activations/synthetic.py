@@ -22,6 +22,9 @@ class Truth(NamedTuple):
         frequency: probability that a feature is active.
         own: probability that it is, given that its parent is; the frequency where it has none.
         ancestors: first itself, then its parent, the parent's parent, ...; a root repeats itself.
+        drawn_with: the feature whose random number decides; itself, or of siblings that exclude
+            each other the first one.
+        earlier: probability, given the parent, of the excluded siblings before it; else zero.
         loading: what moves it together with others, through common normal factors.
         spread: standard deviation of an active feature's size, whose mode is one.
         noise: standard deviation of each coordinate of the noise.
@@ -32,6 +35,8 @@ class Truth(NamedTuple):
     frequency: Float[Array, " features"]
     own: Float[Array, " features"]
     ancestors: Int[Array, "levels features"]
+    drawn_with: Int[Array, " features"]
+    earlier: Float[Array, " features"]
     loading: Float[Array, "features rank"]
     spread: Float[Array, ""]
     noise: Float[Array, ""]
@@ -60,6 +65,7 @@ def invent(
     trees: int = 0,
     branching: int = 4,
     levels: int = 3,
+    exclusive: bool = False,
     rank: int = 8,
     correlation: float = 0.0,
     spread: float = 0.3,
@@ -71,7 +77,9 @@ def invent(
     Feature i (from 0, the most frequent first) is active with probability proportional to
     $(i + 1)^{-s}$. The first ones are the roots of the trees, then come their children, and so on;
     a child is active only with its parent, and still as often as its place says. What is left over
-    belongs to no tree. Roots and free features are correlated: the normal variable whose upper tail
+    belongs to no tree. With `exclusive`, at most one child of a node is active: children that are
+    together more frequent than their parent become rarer by one factor, and everything more
+    frequent until `active` is right again. Roots and free features are correlated: the normal variable whose upper tail
     makes such a feature active has the share `correlation` of its variance from `rank` factors that
     all have in common. With defaults everything is independent.
 
@@ -84,6 +92,7 @@ def invent(
         trees: number of trees.
         branching: children of a node.
         levels: nodes from a root to a leaf, both counted; 1 for no children.
+        exclusive: whether siblings exclude each other.
         rank: number of common factors.
         correlation: from 0 to below 1.
         spread: standard deviation of an active feature's size.
@@ -94,8 +103,8 @@ def invent(
         The world.
 
     Raises:
-        ValueError: more nodes than features, more active than there are, a correlation out of
-            range.
+        ValueError: more nodes than features, more active than there are or than siblings that
+            exclude each other allow, a correlation out of range.
 
     Reference:
         The ingredients are those of SynthSAEBench (arXiv 2602.14687), whose largest world has
@@ -109,10 +118,16 @@ def invent(
         raise ValueError(f"{active=} of {features} features: need 0 < active <= 0.9 features")
     if not 0 <= correlation < 1:
         raise ValueError(f"{correlation=}: need 0 <= correlation < 1")
-    frequency = _zipf(features, exponent, active)
     parent = _parents(features, trees, branching, levels)
     root = parent == np.arange(features)
+    eldest = _eldest_siblings(parent) if exclusive else np.arange(features)
+    if exclusive:
+        frequency = _excluding(features, exponent, active, parent)
+    else:
+        frequency = _zipf(features, exponent, active)
     own = np.where(root, frequency, frequency / frequency[parent])
+    before = np.cumsum(own) - own  # siblings have successive numbers
+    earlier = before - before[eldest]
     ancestors = [np.arange(features)]
     for _ in range(levels - 1):
         ancestors.append(parent[ancestors[-1]])
@@ -124,6 +139,8 @@ def invent(
         jnp.asarray(frequency, jnp.float32),
         jnp.asarray(own, jnp.float32),
         jnp.asarray(np.stack(ancestors), jnp.int32),
+        jnp.asarray(eldest, jnp.int32),
+        jnp.asarray(earlier, jnp.float32),
         jnp.where(root[:, None], loading, 0.0),
         jnp.asarray(spread, jnp.float32),
         jnp.asarray(noise, jnp.float32),
@@ -144,7 +161,9 @@ def draw(truth: Truth, key: Key[Array, ""], n: int) -> Labelled:
     factors = jax.random.normal(common, (n, truth.loading.shape[1]))
     rest = jnp.sqrt(1 - jnp.square(truth.loading).sum(1))
     normal = factors @ truth.loading.T + rest[None] * jax.random.normal(alone, (n, features))
-    active = normal > jax.scipy.special.ndtri(1 - truth.own)[None]
+    normal, above = normal[:, truth.drawn_with], jnp.maximum(1 - truth.earlier - truth.own, 0.0)
+    active = normal > jax.scipy.special.ndtri(above)[None]
+    active = active & (normal <= jax.scipy.special.ndtri(1 - truth.earlier)[None])
     for ancestor in truth.ancestors[1:]:
         active = active & active[:, ancestor]
     sizes = jnp.abs(1 + truth.spread * jax.random.normal(size, (n, features)))
@@ -176,6 +195,41 @@ def _parents(features: int, trees: int, branching: int, levels: int) -> np.ndarr
         parent[children] = first + np.arange(count * branching) // branching
         first, count = first + count, count * branching
     return parent
+
+
+def _eldest_siblings(parent: np.ndarray) -> np.ndarray:
+    """The first child of the parent of each feature; itself for roots and free features."""
+    numbers = np.arange(len(parent))
+    eldest, children = numbers.copy(), numbers[parent != numbers]
+    first = np.full(len(parent), len(parent))
+    np.minimum.at(first, parent[children], children)
+    eldest[children] = first[parent[children]]
+    return eldest
+
+
+def _excluding(
+    features: int, exponent: float | int, active: float | int, parent: np.ndarray
+) -> np.ndarray:
+    """Frequencies that sum to `active` where children together are no more frequent than a parent.
+
+    What Zipf's law asks for is raised until it is right, by bisection of its sum.
+    """
+
+    def limited(total: float) -> np.ndarray:
+        frequency = _zipf(features, exponent, total)
+        for node in np.unique(parent[parent != np.arange(features)]):  # parents come first
+            children = (parent == node) & (np.arange(features) != node)
+            frequency[children] *= min(1.0, frequency[node] / frequency[children].sum())
+        return frequency
+
+    low, high = float(active), 0.9 * features
+    if limited(high).sum() < active:
+        most = limited(high).sum()
+        raise ValueError(f"{active=}: with siblings that exclude each other at most {most:.1f} are")
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if limited(middle).sum() < active else (low, middle)
+    return limited(high)
 
 
 def _unit(rows: Float[Array, "n d"]) -> Float[Array, "n d"]:

@@ -10,7 +10,7 @@ draw = jax.jit(synthetic.draw, static_argnums=2)
 
 
 def world(**options):
-    return synthetic.invent(jax.random.key(0), 60, 16, active=6.0, **options)
+    return synthetic.invent(jax.random.key(0), 60, 16, **({"active": 6.0} | options))
 
 
 def sizes_of(truth, seed=1, n=ROWS):
@@ -47,6 +47,25 @@ def test_a_child_is_active_only_with_its_ancestors():
     assert (parent[52:] == np.arange(52, 60)).all()
     assert (active <= active[:, parent]).all()
     np.testing.assert_array_equal(truth.ancestors[2], parent[parent])
+
+
+def test_exclusive_siblings_are_never_active_together_and_still_as_frequent_as_said():
+    truth = world(trees=4, branching=3, levels=3, exclusive=True)
+    active = sizes_of(truth) > 0
+    parent = np.asarray(truth.ancestors[1])
+    families = [np.flatnonzero((parent == p) & (np.arange(60) != p)) for p in range(16)]
+    assert all(len(family) == 3 for family in families)
+    assert all(active[:, family].sum(1).max() == 1 for family in families)
+    assert (active <= active[:, parent]).all()
+    frequency = np.asarray(truth.frequency, np.float64)
+    np.testing.assert_allclose(frequency.sum(), 6.0, rtol=1e-5)
+    together = np.array([frequency[family].sum() for family in families])
+    np.testing.assert_array_less(together, frequency[:16] * (1 + 1e-5))
+    error = np.sqrt(frequency * (1 - frequency) / ROWS)
+    np.testing.assert_array_less(np.abs(active.mean(0) - frequency), 5 * error)
+    # Without it siblings meet, so the test above can fail.
+    free = sizes_of(world(trees=4, branching=3, levels=3)) > 0
+    assert free[:, families[0]].sum(1).max() > 1
 
 
 def test_correlated_features_occur_together_as_their_normals_say():
@@ -89,7 +108,11 @@ def test_a_draw_depends_on_its_key_alone():
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"trees": 9}, "189 nodes"), ({"correlation": 1.0}, "correlation=1.0")],
+    [
+        ({"trees": 9}, "189 nodes"),
+        ({"correlation": 1.0}, "correlation=1.0"),
+        ({"trees": 20, "branching": 2, "levels": 2, "active": 50.0, "exclusive": True}, "at most"),
+    ],
 )
 def test_worlds_that_cannot_be_are_refused(options, told):
     with pytest.raises(ValueError, match=told):

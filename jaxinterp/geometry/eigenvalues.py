@@ -40,12 +40,13 @@ def _symmetric_eigenvalues_jvp(primals: tuple, tangents: tuple) -> tuple[Array, 
 
 
 def _in_blocks(matrices: Array) -> Array:
-    """Blocks small enough for the bisection's state to stay in a core's cache."""
+    """Blocks small enough for their state to stay in a core's cache, two of them in flight."""
     number, size = matrices.shape[:2]
-    block = max(1, min(number, 2**14 // size))
+    block = max(1, min(number, 2**12 // size))
     blocks = -(-number // block)
     padded = jnp.pad(matrices, ((0, blocks * block - number), (0, 0), (0, 0)))
-    values = lax.map(_by_bisection, padded.reshape(blocks, block, size, size))
+    parts = padded.reshape(blocks, block, size, size)
+    _, values = lax.scan(lambda _, some: (None, _by_bisection(some)), None, parts, unroll=2)
     return values.reshape(blocks * block, size)[:number]
 
 
@@ -55,14 +56,11 @@ def _by_bisection(matrices: Array) -> Array:
     zero = jnp.zeros_like(diagonal[:, :1])
     left = jnp.concatenate([zero, jnp.abs(beside)], axis=1)
     reach = left + jnp.concatenate([jnp.abs(beside), zero], axis=1)
-    smallest = jnp.min(diagonal - reach, axis=1, keepdims=True) + jnp.zeros_like(diagonal)
-    largest = jnp.max(diagonal + reach, axis=1, keepdims=True) + jnp.zeros_like(diagonal)
-    # A pivot of the size of rounding moves an eigenvalue by no more than rounding.
-    pivot = (
-        jnp.finfo(diagonal.dtype).eps ** 2 * (largest - smallest) + jnp.finfo(diagonal.dtype).tiny
-    )
+    smallest = jnp.min(diagonal - reach, axis=1, keepdims=True)
+    largest = jnp.max(diagonal + reach, axis=1, keepdims=True)
     rank = jnp.arange(number)[None, :]
-    columns = diagonal.T, (left * left).T
+    # Positive, so that a pivot of zero gives infinity and no NaN: the next pivot passes over it.
+    squares = jnp.maximum(left * left, jnp.finfo(diagonal.dtype).tiny)
 
     def number_below(value: Array) -> Array:
         """How many eigenvalues are below, from the signs of the pivots of the shifted matrix."""
@@ -70,11 +68,10 @@ def _by_bisection(matrices: Array) -> Array:
         def step(carry: tuple[Array, Array], column: tuple[Array, Array]) -> tuple:
             last, count = carry
             pivots = column[0][:, None] - value - column[1][:, None] / last
-            pivots = jnp.where(jnp.abs(pivots) < pivot, -pivot, pivots)
             return (pivots, count + (pivots < 0)), None
 
-        start = jnp.ones_like(value), jnp.zeros(value.shape, jnp.int32)
-        return lax.scan(step, start, columns, unroll=8)[0][1]
+        start = jnp.full_like(value, jnp.inf), jnp.zeros(value.shape, jnp.int32)
+        return lax.scan(step, start, (diagonal.T, squares.T), unroll=4)[0][1]
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
@@ -82,6 +79,11 @@ def _by_bisection(matrices: Array) -> Array:
         above = number_below(middle) > rank
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
-    steps = 2 + jnp.finfo(diagonal.dtype).nmant
-    low, high = lax.fori_loop(0, steps, halve, (smallest, largest))
+    # One pass over a grid with a point an eigenvalue does for each what log2(number) halvings do.
+    width = (largest - smallest) / (number + 1)
+    on_grid = number_below(smallest + width * (1 + rank))
+    cell = jnp.sum(on_grid[:, None, :] <= rank[:, :, None], axis=2)
+    ends = smallest + width * cell, smallest + width * (cell + 1)
+    steps = 2 + jnp.finfo(diagonal.dtype).nmant - (number.bit_length() - 1)
+    low, high = lax.fori_loop(0, steps, halve, ends)
     return (low + high) / 2

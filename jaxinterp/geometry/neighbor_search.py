@@ -23,6 +23,8 @@ Metric = Callable[[Array, Array], Array]
 SPARE_CANDIDATES = 8
 # Below this many keys one plain top-k is cheaper than selecting groups of keys first.
 _SMALLEST_GROUPED_BLOCK = 2048
+# Numbers of gathered keys that stay in a core's cache.
+_CACHED = 2**18
 
 
 class Keys(NamedTuple):
@@ -91,6 +93,23 @@ def merge(
     return distances[:, :keep], indices[:, :keep]
 
 
+def squared_distances(
+    queries: Float[Array, "b d"], points: Float[Array, "n d"], chosen: Int[Array, "b k"]
+) -> Float[Array, "b k"]:
+    """`|q_i - x_{j(i,a)}|^2` by subtraction; on a CPU a few rows, which fit its cache, at a time."""
+
+    def of_one(row: tuple[Array, Array]) -> Array:
+        query, some = row
+        difference = query[None, :] - points[some]
+        return jnp.sum(difference * difference, axis=-1)
+
+    size = max(1, _CACHED // (chosen.shape[1] * points.shape[1]))
+    if size >= queries.shape[0]:
+        return jax.vmap(of_one)((queries, chosen))
+    blocked = partial(lax.map, of_one, batch_size=size)
+    return lax.platform_dependent((queries, chosen), cpu=blocked, default=jax.vmap(of_one))
+
+
 def nearest_in_block(
     queries: Float[Array, "b d"],
     centre: Float[Array, " d"],
@@ -119,11 +138,7 @@ def nearest_in_block(
     own = jnp.where((own >= 0) & (own < stride * group), own % group * stride + own // group, -1)
     scores = jnp.where(own[:, None] == jnp.arange(stride * group)[None, :], jnp.inf, scores)
     values, number = smallest(scores, keep, group)
-    if metric is None:
-        difference = queries[:, None, :] - keys.points[number]
-        distances = jnp.sum(difference * difference, axis=-1)
-    else:
-        distances = values
+    distances = values if metric else squared_distances(queries, keys.points, number)
     distances = jnp.where(jnp.isinf(values), jnp.inf, distances)
     distances, indices = lax.sort((distances, number + keys.start), dimension=1, num_keys=2)
     return distances, indices
@@ -183,7 +198,9 @@ def nearest(
         found = no_neighbors(rows, k, queries.dtype) if found is None else found
         return lax.scan(step, found, keys)[0]
 
-    found = lax.map(of_rows, jax.tree.map(split, (queries, numbers, best)))
+    # Two blocks of queries in flight: the selection of one runs beside the product of the other.
+    arguments = jax.tree.map(split, (queries, numbers, best))
+    _, found = lax.scan(lambda _, some: (None, of_rows(some)), None, arguments, unroll=2)
     return found[0].reshape(length, k)[:number], found[1].reshape(length, k)[:number]
 
 

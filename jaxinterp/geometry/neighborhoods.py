@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 T = TypeVar("T")
 
-# Numbers of the gathered neighbourhoods held at once, 16 MiB in float32.
-_BLOCK = 2**22
+# Numbers of the gathered neighbourhoods held at once, 2 MiB in float32: they stay in the cache.
+_BLOCK = 2**19
 
 
 def map_neighborhoods(

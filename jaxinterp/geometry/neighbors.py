@@ -18,6 +18,7 @@ from jaxinterp.geometry.neighbor_search import (
     group_size,
     nearest,
     prepare_keys,
+    squared_distances,
 )
 
 NamedMetric = Literal["euclidean", "cosine"]
@@ -97,19 +98,16 @@ def pair_distances(
         (n, k) distances.
     """
     points, function = as_metric(points, metric)
-
-    def of_one(row: tuple[Array, Array]) -> Array:
-        point, chosen = row
-        if function is not None:
-            return jax.vmap(function, in_axes=(None, 0))(point, points[chosen])
-        square = jnp.sum((point[None, :] - points[chosen]) ** 2, axis=-1)
-        if metric == "cosine":
-            return square / 2
-        positive = square > 0
-        return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
-
-    batch = max(1, min(points.shape[0], 2**21 // max(1, indices.shape[1] * points.shape[1])))
-    return lax.map(of_one, (points, indices), batch_size=batch)
+    if function is not None:
+        of_one = jax.vmap(function, in_axes=(None, 0))
+        batch = max(1, min(points.shape[0], 2**21 // max(1, indices.shape[1] * points.shape[1])))
+        rows = points, indices
+        return lax.map(lambda row: of_one(row[0], points[row[1]]), rows, batch_size=batch)
+    squares = squared_distances(points, points, indices)
+    if metric == "cosine":
+        return squares / 2
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
 
 
 @jax.jit

@@ -79,9 +79,9 @@ def invent(
     a child is active only with its parent, and still as often as its place says. What is left over
     belongs to no tree. With `exclusive`, at most one child of a node is active: children that are
     together more frequent than their parent become rarer by one factor, and everything more
-    frequent until `active` is right again. Roots and free features are correlated: the normal variable whose upper tail
-    makes such a feature active has the share `correlation` of its variance from `rank` factors that
-    all have in common. With defaults everything is independent.
+    frequent until `active` is right again. Roots and free features are correlated: the normal
+    variable whose upper tail makes such a feature active has the share `correlation` of its
+    variance from `rank` factors that all have in common. With defaults everything is independent.
 
     Args:
         key: of directions and loadings.

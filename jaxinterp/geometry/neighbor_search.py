@@ -96,7 +96,7 @@ def merge(
 def squared_distances(
     queries: Float[Array, "b d"], points: Float[Array, "n d"], chosen: Int[Array, "b k"]
 ) -> Float[Array, "b k"]:
-    """`|q_i - x_{j(i,a)}|^2` by subtraction; on a CPU a few rows, which fit its cache, at a time."""
+    """`|q_i - x_{j(i,a)}|^2` by subtraction; on a CPU few rows, which fit its cache, at a time."""
 
     def of_one(row: tuple[Array, Array]) -> Array:
         query, some = row

@@ -54,12 +54,26 @@ def write(form: str, folder: Path, width: int, d: int, dtype: str) -> Path:
             "threshold": threshold,
         }
         np.savez(folder / "params.npz", **params)
+    elif form == "llama_scope":
+        (folder / "checkpoints").mkdir()
+        tensors = {
+            "encoder.weight": params["encoder"],
+            "encoder.bias": params["encoder_bias"],
+            "decoder.weight": params["decoder"].reshape(d, width),
+            "decoder.bias": params["decoder_bias"],
+        }
+        files.write_arrays(folder / "checkpoints" / "final.safetensors", tensors)
+        norms = {"in": 3.0, "out": 3.0}
+        config = {"d_model": d, "d_sae": width, "jump_relu_threshold": 0.4}
+        config |= {"dataset_average_activation_norm": norms}
+        files.write_json(folder / "hyperparams.json", config)
     else:
         formats.FORMATS[form].write(folder, formats.from_memory("topk", options, params))
-    return max(folder.iterdir(), key=lambda path: path.stat().st_size)
+    held = [path for path in folder.rglob("*") if path.is_file()]
+    return max(held, key=lambda path: path.stat().st_size)
 
 
-def worker(contestant: str, path: Path, small: Path) -> None:
+def worker(contestant: str, path: Path, folder: Path, small: Path) -> None:
     """Loads one file in every turn."""
     stream = answers()
     formats.load(small)
@@ -72,7 +86,7 @@ def worker(contestant: str, path: Path, small: Path) -> None:
                 done += file.readinto(held[done:])
 
     def load() -> None:
-        for value in formats.load(path.parent)[1].values():
+        for value in formats.load(folder)[1].values():
             value.block_until_ready()
 
     runs = {"read": read, "bytes": path.read_bytes, "tensors": lambda: load_file(path)}
@@ -87,12 +101,15 @@ def forget(path: Path) -> None:
 
 
 def measure(config: BenchFormats, form: str, folder: Path) -> None:
-    small = write(form, folder / "small", 64, 16, config.dtype).parent
-    path = write(form, folder / "wide", config.width, config.d, config.dtype)
+    small, wide = folder / "small", folder / "wide"
+    write(form, small, 64, 16, config.dtype)
+    path = write(form, wide, config.width, config.d, config.dtype)
     os.sync()
     names = [name for name in CONTESTANTS if name != "tensors" or path.suffix == ".safetensors"]
     turns = {
-        name: Contestant([sys.executable, __file__, "worker", name, str(path), str(small)])
+        name: Contestant(
+            [sys.executable, __file__, "worker", name, str(path), str(wide), str(small)]
+        )
         for name in names
     }
     found: dict[tuple[str, str], list[Sample]] = {}
@@ -130,6 +147,6 @@ def main(config: BenchFormats) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        worker(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+        worker(sys.argv[2], *map(Path, sys.argv[3:6]))
     else:
         main(tyro.cli(BenchFormats, description=__doc__))

@@ -16,6 +16,8 @@ from jaxinterp.dictionaries.formats.stored import Stored, input_shape, opened
 
 _ROWS = 64
 _TOLERANCE = 1e-5  # of the largest number of a row, in codes as in reconstructions
+_SHAKES = 16  # of which all switch no code at its threshold once in 30,000 times
+_COMPARED = ("codes", "reconstructions")
 
 
 def inspect(source: str | Path) -> str:
@@ -69,6 +71,10 @@ def convert(source: str | Path, destination: str | Path, to: str) -> str:
 def compare(one: Stored, other: Stored) -> str:
     """Codes and reconstructions of two dictionaries on random rows of many lengths.
 
+    A latent whose score is at its threshold, or as large as that of the last one that is kept, is
+    on or off by rounding: of a hundred thousand latents, some are on some row. Those are left out,
+    if a change of the input as small as rounding switches them in each of the two.
+
     Raises:
         ValueError: they differ by more than rounding.
     """
@@ -77,13 +83,17 @@ def compare(one: Stored, other: Stored) -> str:
     sizes = np.geomspace(0.1, 1000, _ROWS).reshape(-1, *(1,) * len(shape))
     x = (generator.standard_normal((_ROWS, *shape)) * sizes).astype(np.float32)
     first, second = (_run(*opened(stored, dtype=np.float32), x) for stored in (one, other))
-    worst = {}
-    for name, a, b in zip(("codes", "reconstructions"), first, second, strict=True):
+    for name, a, b in zip(_COMPARED, first, second, strict=True):
         if a.shape != b.shape:
             raise ValueError(f"the copy gives {name} of shape {b.shape}, not {a.shape}")
-        rows = tuple(range(1, a.ndim))
-        scale = np.maximum(np.abs(a).max(rows), 1e-30)
-        worst[name] = float((np.abs(a - b).max(rows) / scale).max())
+    switched = _switched_by_rounding((one, other), x, first[0], second[0])
+    codes, x_hat = second
+    unsure = _by_row(switched).any(1)
+    codes[switched], x_hat[unsure] = first[0][switched], first[1][unsure]
+    worst = {}
+    for name, a, b in zip(_COMPARED, first, second, strict=True):
+        scale = np.maximum(np.abs(_by_row(a)).max(1), 1e-30)
+        worst[name] = float((np.abs(_by_row(a - b)).max(1) / scale).max())
         if not worst[name] <= _TOLERANCE:
             raise ValueError(
                 f"the copy gives other {name} on random input: {worst[name]:.2g} of the largest of "
@@ -91,7 +101,37 @@ def compare(one: Stored, other: Stored) -> str:
             )
     active = (first[0] != 0).sum(-1).mean()
     told = ", ".join(f"{name} within {value:.1g}" for name, value in worst.items())
-    return f"checked on {_ROWS} random rows ({active:.1f} latents active): {told} of their largest"
+    told = f"checked on {_ROWS} random rows ({active:.1f} latents active): {told} of their largest"
+    return told + (f", but {switched.sum()} codes at a threshold" if switched.any() else "")
+
+
+def _switched_by_rounding(
+    both: tuple[Stored, Stored], x: np.ndarray, codes: np.ndarray, others: np.ndarray
+) -> np.ndarray:
+    """Which codes are zero in one of two only, and so in each of them as its input is rounded.
+
+    No code at all where more than half of the rows have such ones: then it is not rounding.
+    """
+    switched = (codes != 0) != (others != 0)
+    rows = _by_row(switched).any(1)
+    if not rows.any():
+        return switched
+    if rows.mean() > 0.5:
+        return np.zeros_like(switched)
+    lengths = np.sqrt((x[rows] ** 2).mean(tuple(range(1, x.ndim)), keepdims=True))
+    for stored in both:
+        dictionary, params = opened(stored, dtype=np.float32)
+        generator, ever, always = np.random.default_rng(1), switched[rows] & False, switched[rows]
+        for _ in range(_SHAKES):
+            noise = generator.standard_normal(x[rows].shape) * lengths * _TOLERANCE
+            on = _run(dictionary, params, (x[rows] + noise).astype(np.float32))[0] != 0
+            ever, always = ever | on, always & on
+        switched[rows] &= ever & ~always
+    return switched
+
+
+def _by_row(array: np.ndarray) -> np.ndarray:
+    return array.reshape(len(array), -1)
 
 
 def _run(dictionary: Dictionary, params: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,4 +140,4 @@ def _run(dictionary: Dictionary, params: Any, x: np.ndarray) -> tuple[np.ndarray
         x_hat = dictionary.decode(params, codes)
     active = latents(codes)
     dense = densify(active, dictionary.width) if isinstance(active, Codes) else active
-    return np.asarray(dense), np.asarray(x_hat)
+    return np.array(dense), np.array(x_hat)

@@ -9,6 +9,7 @@ import pytest
 from jaxinterp import cli, convert
 from jaxinterp.dictionaries import formats
 from jaxinterp.dictionaries.formats import lazy
+from jaxinterp.dictionaries.formats.stored import opened
 
 FIXTURES = Path(__file__).parent / "dictionaries" / "fixtures"
 TOPK = FIXTURES / "saelens" / "topk"
@@ -65,6 +66,43 @@ def test_a_copy_with_other_codes_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="other codes on random input.*not kept"):
         convert.convert(FIXTURES / "saelens" / "jumprelu", tmp_path / "new", "saelens")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("more", "kept"), [(0, True), (1e-3, False)])
+def test_codes_at_a_threshold_may_switch_by_rounding(more, kept):
+    """One score of the check lies at a threshold, the next number above it at that of the copy."""
+    stored = formats.open_stored(FIXTURES / "saelens" / "jumprelu")
+    x = np.random.default_rng(0).standard_normal((64, 8))
+    x = (x * np.geomspace(0.1, 1000, 64)[:, None]).astype(np.float32)
+    never = lazy.held("t", np.full(20, -1, np.float32))
+    codes = convert._run(*opened(stored._replace(tensors=stored.tensors | {"threshold": never})), x)
+    row, latent = np.argwhere(np.abs(codes[0] - 3) < 1)[0]
+    threshold = lazy.whole(stored.tensors["threshold"]).copy()
+    score = codes[0][row, latent]
+
+    def at(value):
+        threshold[latent] = value
+        return stored._replace(
+            tensors=stored.tensors | {"threshold": lazy.held("t", threshold.copy())}
+        )
+
+    one, other = at(np.nextafter(score, np.float32(0))), at(score * np.float32(1 + more))
+    if kept:
+        assert convert.compare(one, other).endswith("largest, but 1 codes at a threshold")
+    else:
+        with pytest.raises(ValueError, match="other codes on random input"):
+            convert.compare(one, other)
+
+
+def test_what_a_terminal_would_obey_is_not_shown(tmp_path, capsys):
+    shutil.copytree(TOPK, tmp_path, dirs_exist_ok=True)
+    config = (tmp_path / "cfg.json").read_text()
+    assert '"tiny"' in config
+    (tmp_path / "cfg.json").write_text(config.replace('"tiny"', '"a\\u001b[2Jb"'))
+    assert command("inspect", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "a?[2Jb" in told
 
 
 def test_nothing_is_left_of_a_conversion_that_fails(tmp_path, capsys):

@@ -1,4 +1,5 @@
 import json
+import os
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from jaxinterp.activations.normalise import Affine, apply, invert
 from jaxinterp.dictionaries import base, formats, penalties, registry, scores
 from jaxinterp.dictionaries.atoms import free
+from jaxinterp.dictionaries.fold import fold
 from jaxinterp.dictionaries.formats import lazy, native
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.topk import topk
@@ -59,6 +61,7 @@ def edit_header(folder, **changes):
         ({"format": "other"}, "not a jaxinterp dictionary"),
         ({"version": 99}, "version 99"),
         ({"version": None}, "version None"),
+        ({"version": 0}, "version 0"),
         ({"variant": "none"}, "unknown variant 'none'"),
     ],
 )
@@ -86,6 +89,49 @@ def test_damaged_files_are_refused(saved):
     (folder / "dictionary.json").unlink()
     with pytest.raises(ValueError, match="can't be read"):
         formats.load(folder)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.bool_, np.complex64])
+def test_tensors_of_other_types_are_refused(saved, kind):
+    path = saved[0] / "dictionary.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"b_enc": tensors["b_enc"].astype(kind)}, path)
+    with pytest.raises(ValueError, match=r"b_enc has type|holds tensors"):
+        formats.open_stored(saved[0])
+
+
+def test_a_header_that_is_nested_without_end_is_refused(saved):
+    (saved[0] / "dictionary.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="dictionary.json can't be read as JSON"):
+        formats.open_stored(saved[0])
+
+
+def test_both_files_are_written_or_neither(saved, monkeypatch):
+    folder, params, _ = saved
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    options, changed = {"width": 24, "k": 5}, {n: v + 1 for n, v in params.items()}
+    with pytest.raises(ValueError, match="dictionary.json can't hold what it should say: .*object"):
+        formats.save(folder, "topk", options, changed, {"site": object()})
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(native.files, "write_arrays", full)
+        with pytest.raises(OSError, match="no space"):
+            formats.save(folder, "topk", options, changed)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with monkeypatch.context() as patched:  # stopped between the two
+        replace = os.replace
+        patched.setattr(
+            os, "replace", lambda a, b: full() if b.name == native.HEADER else replace(a, b)
+        )
+        with pytest.raises(OSError, match="no space"):
+            formats.save(folder, "topk", options, changed)
+    with pytest.raises(ValueError, match="dictionary.json can't be read"):
+        formats.load(folder)  # not the new weights with the old k
+    formats.save(folder, "topk", options, changed)
+    np.testing.assert_array_equal(formats.load(folder)[1]["encoder"], changed["encoder"])
 
 
 def test_a_folder_of_the_first_version_still_loads(saved):
@@ -235,6 +281,28 @@ def test_a_normalisation_is_kept_and_folded_when_it_is_loaded(tmp_path, encoder)
     x_hat = invert(SPACES, dictionary.decode(params, expected))
     np.testing.assert_allclose(loaded.decode(folded, codes), x_hat, atol=1e-4)
     assert (encoder == "linear") == bool(jnp.any(folded["decoder"] != params["decoder"]))
+
+
+@pytest.mark.parametrize("variant", ["relu", "gated", "jumprelu"])
+@pytest.mark.parametrize("encoder", ["linear", "uncentred"])
+def test_a_normalisation_is_folded_in_pieces(tmp_path, variant, encoder, monkeypatch):
+    """As `fold` does at once, but a few rows at a time, and each device its own."""
+    options = {"width": 24, "scores": encoder}
+    dictionary = registry.build(variant, options)
+    params = dictionary.init(jax.random.key(0), jnp.ones((9, 6)))
+    noise = np.random.default_rng(0)
+    params = {n: jnp.asarray(v + 0.3 * noise.normal(size=v.shape)) for n, v in params.items()}
+    stored = formats.from_memory(variant, options, params)._replace(normalisation=SPACES)
+    native.write(tmp_path, stored)
+    _, expected = fold(dictionary, params, SPACES)
+    monkeypatch.setattr(lazy, "_CHUNK_BYTES", 256)
+    for mesh in (None, make_mesh("data=2,model=4")):
+        loaded, folded, _ = formats.load(tmp_path, mesh=mesh)
+        assert loaded.width == 24
+        for name, value in expected.items():
+            np.testing.assert_array_equal(folded[name], value, err_msg=name)
+    assert folded["encoder"].addressable_shards[0].data.shape == (6, 6)
+    assert bool(jnp.any(folded["decoder"] != params["decoder"]))
 
 
 def test_a_normalisation_for_each_site_and_one_of_the_target_are_kept(tmp_path):

@@ -74,6 +74,17 @@ def test_a_dictionary_comes_back_from_the_hub(client):
         formats.open_stored("someone/dictionaries")
 
 
+def test_what_is_hidden_stays_here(client, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(FIXTURES / "topk", folder)
+    for name in (".netrc", ".git/config"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("password")
+    hub.upload(folder, "someone/one")
+    sent = {p.name for p in (client.root / "someone/one").rglob("*") if p.is_file()}
+    assert sent == {"README.md", *(p.name for p in (FIXTURES / "topk").iterdir())}
+
+
 def test_a_card_says_what_the_dictionary_is(client):
     hub.upload(FIXTURES / "jumprelu_whitened", "someone/one")
     card = (client.root / "someone/one/README.md").read_text()

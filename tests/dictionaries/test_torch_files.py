@@ -135,6 +135,31 @@ HOSTILE = {
         "_import_dotted_name",
     ),
     "name that is no string": (state(b"K\x01K\x02\x93"), "whose name is no string"),
+    "name that a terminal would obey": (
+        state(b"X\x04\x00\x00\x00\x1b[2JX\x01\x00\x00\x00x\x93"),
+        r"asks for '\\x1b\[2J.x'",
+    ),
+    "copies of a list": (
+        state(global_of(b"collections\nOrderedDict") + b"](K\x01K\x02\x86e\x85R"),
+        "OrderedDict is made of something",
+    ),
+    "copies of a tuple": (
+        state(tensor(shape=global_of(b"torch\nSize") + b"(" + b"K\x01" * 17 + b"t\x85R")),
+        "torch.Size is not made of a tuple of few",
+    ),
+    "key without a value": (b"\x80\x02}(X\x01\x00\x00\x00au.", "a key without a value"),
+    "steps beyond an address": (
+        state(
+            tensor(
+                shape=b"K\x01\x85", strides=b"\x8a\x08" + (1 << 61).to_bytes(8, "little") + b"\x85"
+            )
+        ),
+        "not a state dict of torch",
+    ),
+    "nothing, but much of it": (
+        state(tensor(shape=b"K\x00\x8a\x08" + (1 << 61).to_bytes(8, "little") + b"\x86")),
+        "too big",
+    ),
     "class": (pickle.dumps({"w": Built()}, 2), "copy_reg._reconstructor|Built"),
     "new object": (state(global_of(b"collections\nOrderedDict") + b")\x81"), "operation NEWOBJ"),
     "old instance": (state(b"(icollections\nOrderedDict\n"), "operation INST"),

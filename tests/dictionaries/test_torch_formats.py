@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxinterp import dictionaries
 from jaxinterp.dictionaries import base, formats, registry
-from jaxinterp.dictionaries.formats import lazy, torch_files
+from jaxinterp.dictionaries.formats import lazy, torch_files, zipped
 from jaxinterp.parallel import make_mesh
 
 from .fixtures.make_torch_formats import CLASSES, files_of
@@ -343,6 +344,14 @@ def test_npz_files_that_are_not_whole_or_not_plain_are_refused(tmp_path, monkeyp
         ({"scaling_factor": np.full(40, 2.0)}, "scales codes by scaling_factor"),
         ({"b_enc": np.asarray([Opened()] * 40)}, "holds Python objects"),
         ({"W_enc": np.ones((40, 12))}, r"w_enc has shape|threshold has shape|b_enc has shape"),
+        ({"W_dec": np.float32(1)}, r"w_dec has shape \(\)"),
+        (
+            {"W_enc": np.ones((12, 40), int)},
+            "w_enc has type int64; jumprelu has real numbers of 16",
+        ),
+        ({"W_enc": np.ones((12, 40), ">f4")}, "w_enc has type >f4"),
+        ({"b_enc": np.full(40, "text")}, "b_enc has type <U4"),
+        ({"W_enc": np.ones((0, 40)), "W_dec": np.ones((40, 0)), "b_dec": np.ones(0)}, "nothing in"),
     ]
     for changes, message in cases:
         path, _ = npz_of(tmp_path, **changes)
@@ -354,6 +363,29 @@ def test_npz_files_that_are_not_whole_or_not_plain_are_refused(tmp_path, monkeyp
     path, _ = npz_of(tmp_path)
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(ValueError, match="truncated or not an npz"):
+        formats.open_stored(path)
+
+
+@pytest.mark.parametrize("told", ["'<f4', __import__('os').system('touch MARK')", "[('a'," * 99])
+def test_npz_headers_are_literals(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    header = f"{{'descr': {told}, 'fortran_order': False, 'shape': (40,), }}\n".encode()
+    with zipfile.ZipFile(tmp_path / "params.npz", "w") as archive:
+        start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+        archive.writestr("b_enc.npy", start + header + bytes(160))
+    with pytest.raises(ValueError, match=r"params.npz is truncated or not an npz of plain arrays"):
+        formats.open_stored(tmp_path)
+    assert not (tmp_path / "MARK").exists()
+
+
+def test_npz_files_that_would_grow_are_refused(tmp_path, monkeypatch):
+    """A megabyte of zip can be a gigabyte of zeros; weights hardly shrink."""
+    monkeypatch.setattr(zipped, "_SMALL", 1 << 10)
+    path, arrays = npz_of(tmp_path)
+    np.savez_compressed(path, **arrays)
+    formats.open_stored(path)
+    np.savez_compressed(path, **arrays | {"W_enc": np.zeros((12, 4000), np.float32)})
+    with pytest.raises(ValueError, match=r"W_enc.npy would grow from \d+ bytes to 192128"):
         formats.open_stored(path)
 
 
@@ -409,7 +441,7 @@ def test_llama_scope_scales_input_and_output_each_by_its_own(tmp_path):
         formats.open_stored(folder)
 
 
-@pytest.mark.parametrize("name", ["AutoEncoder", "res", "second", "crosscoder"])
+@pytest.mark.parametrize("name", ["AutoEncoder", "res", "second", "llama", "crosscoder"])
 def test_each_device_gets_its_own_latents(name):
     mesh = make_mesh("data=2,model=4")
     _, params, _ = formats.load(PATHS[name], mesh=mesh)

@@ -30,7 +30,7 @@ class CircuitHeads:
     heads: int = 12
     copies: int = 3
     pairs: tuple[int, ...] = (2, 5, 10)
-    seeds: int = 5
+    seeds: int = 3
     width: int = 128
     weight: float = 0.05
     weights: tuple[float, ...] = (0.0125, 0.025, 0.1, 0.2)

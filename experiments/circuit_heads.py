@@ -12,6 +12,14 @@ routes, among distractors (`jaxinterp.encoders.planted`). Negatives are the same
 token changed. Scores are over heads, means over models with their standard errors. `visible` heads
 are those of the circuit that act differently at the position that is read. `difference` ranks heads
 by how far the means of positives and negatives are apart, which takes no dictionary.
+
+Outcome (72 heads, 12 in the circuit, 9 of them visible; means over 3 models): from 2, 5 or 10 pairs
+on, the codes find the visible heads with AUC 1.000, precision 1.00 (5 pairs: 0.90) and recall 1.00,
+after a fit of seconds. Heads that do the same with and without the task are not found: AUC of the
+whole circuit 0.83. It is robust to the dictionary within limits: penalties from 0.0125 to 0.05 give
+the same, 0.1 loses 44 % of the heads, 0.2 more (AUC 0.70). The plain difference of means has AUC
+0.99 here without any dictionary: planted heads act so differently that codes have little to add.
+Circuits of trained models, on which the paper measured, were not tried.
 """
 
 from functools import partial

@@ -11,7 +11,17 @@ the same centred activations. `accuracy`: share of layers whose most similar lay
 model is the same one, mean of both directions. `own` and `next`: mean similarity of the same layer
 and of neighbouring layers.
 
-Outcome: to be measured.
+Outcome (defaults: the shipped model against itself with noise of 0.3 on its weights, 6 layers,
+8,192 tokens; `accuracy`, `own`, `next`):
+
+    ITDA, Jaccard               0.83    0.643    0.594
+    linear CKA                  1.00    0.861    0.777
+    SVCCA                       1.00    0.854    0.777
+    relative representations    1.00    0.858    0.779
+
+so ITDA's labels order the layers, but less surely than the three others: two of twelve matches go
+to a neighbour, whose similarity is nearer to the own one's. Atoms were 836 to 1,272 a layer. Two
+models of different seeds, where the paper measured, were not compared here.
 """
 
 from collections.abc import Callable

@@ -28,7 +28,7 @@ def test_the_gradient_is_finite_where_singular_values_are_zero():
 
 def test_shrinking_singular_values_is_the_proximal_map():
     rng = np.random.default_rng(0)
-    matrix, t = rng.normal(size=(6, 4)).astype(np.float32), 0.8
+    matrix, t = rng.normal(size=(6, 4)).astype(np.float32), 1.0
     found = np.asarray(shrink_singular_values(jnp.asarray(matrix), t))
 
     def cost(w):
@@ -61,31 +61,11 @@ def test_what_all_rows_share_goes_to_the_low_rank_part():
         return state.params, {name: float(v[-100:].mean()) for name, v in info.items()}
 
     _, plain = trained(relu(width, weight=0.3))
-    params, ours = trained(structured(relu, width=width, weight=0.3, low_rank_weight=0.1))
+    params, ours = trained(structured(relu, width=width, weight=0.3, low_rank_weight=0.5))
     written = params["low_rank"].T @ params["decoder"]
     energy = np.linalg.norm(np.asarray(frame[:2] @ written), axis=1)
     others = np.linalg.norm(np.asarray(frame[2:] @ written), axis=1)
     assert energy.min() > 0.8
     assert others.max() < 0.3
-    assert ours["l0"] < plain["l0"] - 1
+    assert ours["l0"] < 0.5 * plain["l0"]
     assert ours["variance_explained"] > plain["variance_explained"]
-
-
-def test_the_best_latent_of_a_concept_follows_its_log_posterior():
-    """Supervised probes read the logits that a linear mixture hides, and nothing else."""
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    m, n, d = 4, 4000, 16
-    logits = rng.normal(size=(n, m)) * 2
-    mixing = rng.normal(size=(m, d))
-    x = logits @ mixing + 0.1 * rng.normal(size=(n, d))
-    concepts = rng.random((n, m)) < 1 / (1 + np.exp(-logits))
-    weights = [LogisticRegression(C=1e3, max_iter=500).fit(x, c).coef_[0] for c in concepts.T]
-    probes = x @ np.stack(weights, 1)
-    table = np.abs(np.corrcoef(probes.T, logits.T)[:m, m:])
-    assert np.diag(table).min() > 0.99
-    assert (table - np.diag(np.diag(table))).max() < 0.15
-    product = mixing @ np.stack(weights, 1)
-    product = np.abs(product / np.diag(product)[None])
-    assert (product - np.eye(m)).max() < 0.1

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxinterp.dictionaries import base
+from jaxinterp.dictionaries import atoms, base
 from jaxinterp.dictionaries.learner import learner
 from jaxinterp.dictionaries.topk import topk
 from jaxinterp.dictionaries.variational import (
@@ -72,10 +72,13 @@ def test_noise_is_drawn_in_training_and_not_at_inference():
 
 @pytest.mark.slow
 def test_posteriors_of_unused_latents_become_the_prior():
-    """A coordinate that says nothing, and more latents than directions: what is not used costs."""
+    """A coordinate that says nothing, latents that are not needed: what is unused costs nothing."""
     width, d = 16, 5
-    ours = variational(width, 2, weight=0.05, spread=learned_spread, aux_weight=0.0)
-    learn = learner(ours, optax.adam(1e-2))
+    # Unit atoms would write the noise of every latent that is kept by chance.
+    ours = variational(
+        width, 2, weight=0.01, spread=learned_spread, aux_weight=0.0, atoms=atoms.free
+    )
+    learn = learner(ours, optax.adam(optax.cosine_decay_schedule(1e-2, 3000)))
 
     def rows(key):
         one, two = jax.random.split(key)
@@ -91,10 +94,7 @@ def test_posteriors_of_unused_latents_become_the_prior():
     mean = centred @ p["encoder"].T + p["encoder_bias"][None]
     log_variance = centred @ p["variance"].T + p["variance_bias"][None]
     kl = np.sort(np.asarray(kl_to_standard(mean, log_variance).mean(0)))
-    used = np.unique(
-        np.asarray(ours.encode(p, x).indices)[np.asarray(ours.encode(p, x).values) > 1]
-    )
-    assert kl[: width - max(len(used), 4)].max() < 1e-2
+    assert kl[:-2].max() < 1e-2
     assert kl[-1] > 1
 
 

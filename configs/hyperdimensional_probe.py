@@ -25,7 +25,7 @@ class HyperdimensionalProbe:
     context: int = 64
     tokens: int = 60_000
     vocabulary: int = 60
-    dimensions: tuple[int, ...] = (64, 256, 1024, 4096)
+    dimensions: tuple[int, ...] = (256, 4096)
     ridge: float = 1e-3
     test: float = 0.25
     seed: int = 0

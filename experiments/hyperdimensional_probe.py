@@ -11,6 +11,23 @@ itself, and the one that follows. One closed-form linear map per layer reads all
 trains a network of three layers on analogies. Compared with it: a ridge regression on one-hot
 tokens of each role (the same algebra without the hyperdimensional space), the commonest token, and
 for the last role the model's own best guess among the same tokens.
+
+Outcome (accuracies on 642 held-out positions, 60 tokens, 4,096 dimensions; commonest token 0.17 at
+most; standard errors 0.02 at most):
+
+                          two before    before    itself    next
+    layer 0                    0.466     0.553     0.998   0.517
+    layer 2                    0.637     0.860     0.992   0.620
+    layer 4                    0.676     0.860     0.961   0.636
+    layer 5                    0.632     0.793     0.933   0.657
+    layer 5, one-hot ridge     0.628     0.796     0.936   0.654
+    the model's guess              -         -         -   0.723
+
+So four concepts are read from one vector, the past best in the middle and the future best at the
+end, as in the paper. Two things are not: what the model itself says of the next token beats the
+probe's reading, and the plain ridge regression reads all roles as well, to within the error. The
+hyperdimensional space holds what the linear map finds; it finds nothing more. With 256 dimensions
+the bundle itself gets in the way (layer 0: 0.428, 0.556, 0.998, 0.475).
 """
 
 import jax

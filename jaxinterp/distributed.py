@@ -7,6 +7,7 @@ is done by all of them in the same order.
 """
 
 import faulthandler
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from jaxinterp.messages import pack, unpack
 
 Item = TypeVar("Item")
 MustStop = Callable[[], bool]
+_LATER = 60  # seconds after this file's own time limit at which the runtime's is up
 
 
 class Agreed(ValueError):
@@ -53,10 +55,12 @@ def start(
         heartbeat: seconds without a sign of life after which a process counts as lost; JAX's
             runtime then ends the others with a message of its own.
 
+    Where others are missing when the time is up, this process ends with exit code 2 and a message:
+    the runtime, which would abort, can't be told to give up.
+
     Raises:
         ValueError: an incomplete description, no platform that knows the rest, or no coordinator
-            there within the time. When others are missing, JAX's runtime ends the process with
-            its own message after the time.
+            there within the time.
     """
     given = [coordinator is not None, processes is not None, process is not None]
     if any(given) and not all(given):
@@ -75,12 +79,16 @@ def start(
             _wait_for(host, int(port), timeout)
         else:
             _refuse_taken(int(port))
+    among = "all processes" if processes is None else f"all {processes} processes"
+    missing = threading.Timer(timeout, _give_up, [f"{among} joined within {timeout} s"])
+    missing.daemon = True
+    missing.start()
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
-            initialization_timeout=timeout,
+            initialization_timeout=timeout + _LATER,
             heartbeat_timeout_seconds=heartbeat,
             shutdown_timeout_seconds=timeout,
         )
@@ -90,6 +98,18 @@ def start(
             "so say how the processes find each other: a coordinator host:port, how many they are "
             "and which this is"
         ) from error
+    finally:
+        missing.cancel()
+
+
+def _give_up(wanted: str) -> None:
+    print(
+        f"error: not {wanted}: were they all started, with the same coordinator and number of "
+        "processes, and can they reach each other?",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _wait_for(host: str, port: int, timeout: int) -> None:

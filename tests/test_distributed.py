@@ -19,6 +19,8 @@ from jaxinterp import cli, distributed
 
 WAIT = 240  # seconds that anything may take on a machine with other work
 STEPS = 60
+# Compiling is most of what these runs do.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SMALL = (
     "--tokens 1500 --held-out-tokens 300 --context 32 --width 64 --k 4 --batch 128 --points 200 "
     f"--neighbors 5 --features 4 --contexts 2 --steps {STEPS}"
@@ -36,6 +38,9 @@ assert distributed.least(5 + process) == 5
 assert distributed.gathered({"a": 0.1 * process, "b": "x" * process}) == [
     {"a": 0.0, "b": ""}, {"a": 0.1, "b": "x"}
 ]
+sums = distributed.gathered((process, np.full(2, 0.1 + process)))
+assert [type(told) for told in sums] == [tuple, tuple]
+np.testing.assert_array_equal(sums[1][1], np.full(2, 1.1))
 assert distributed.of_writer(process) == 0
 
 def refused(action):
@@ -86,7 +91,8 @@ def free_port() -> int:
 @contextmanager
 def started(commands, **environment):
     """Processes that are gone afterwards, whatever happens."""
-    own = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"} | environment
+    own = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "XLA_FLAGS": QUICK}
+    own |= environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = []
     try:
@@ -382,6 +388,32 @@ def test_nobody_at_the_coordinator_is_said_in_time():
     with pytest.raises(ValueError, match="nobody answers at the coordinator localhost"):
         distributed.start(f"localhost:{free_port()}", 2, 1, timeout=1)
     assert time.monotonic() - start < 30
+
+
+def test_a_process_that_never_comes_is_said_in_time_by_the_others():
+    program = "import sys; from jaxinterp import distributed as d; "
+    program += "d.start(sys.argv[1], 2, 0, timeout=2)"
+    with started([["-c", program, f"localhost:{free_port()}"]]) as processes:
+        ((code, _, error),) = ended(processes)
+    assert code == 2
+    assert error.splitlines()[1].startswith("error: not all 2 processes joined within 2 s")
+    assert len(error.splitlines()) == 2
+
+
+def test_a_process_that_hangs_ends_and_says_where():
+    program = """
+import time
+from jaxinterp import distributed
+def stuck():
+    time.sleep(600)
+with distributed.stop_requests(stall=1):
+    stuck()
+"""
+    with started([["-c", program]]) as processes:
+        ((code, _, error),) = ended(processes)
+    assert code == 1
+    assert error.startswith("Timeout (0:00:01)!")
+    assert "in stuck" in error
 
 
 def test_a_port_that_is_taken_is_said():

@@ -15,6 +15,7 @@ from jaxinterp.distributed import Agreed
 from jaxinterp.parallel import on_host
 
 _SILENT_STEPS = 200  # without any active latent, after which nothing will come back
+_AHEAD = 8  # steps that are asked for before the first of them is done
 
 
 class Progress(NamedTuple):
@@ -143,6 +144,8 @@ def fit_feed(
             position, batch = feed.next(position)
             carry, info = step(carry, learner.place(batch))
             infos.append(info)
+            # Batches that wait take memory, and 32 waiting steps bring virtual devices to a halt.
+            jax.block_until_ready(infos[-_AHEAD:][0])
         state = carry[0]
         info = {k: np.stack([np.asarray(i[k]) for i in infos]) for k in infos[0]}
 

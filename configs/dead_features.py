@@ -33,7 +33,7 @@ class DeadFeatures:
     width: int = 1024
     k: int = 8
     weights: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2)
-    steps: int = 600
+    steps: int = 400
     batch: int = 512
     learning_rate: float = 2e-3
     seed: int = 0

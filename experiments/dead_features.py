@@ -9,7 +9,21 @@ over rows or over the batch does. Here: the shipped model's activations, no revi
 `dead` are the latents without activity on held-out text. Weights of the divergence are in units of
 the unexplained share of variance, so they do not compare with the paper's.
 
-OUTCOME
+Outcome (defaults; TopK without revival has 0.3 % dead latents and explains 0.743):
+
+    weight of the divergence     1e-5    1e-4    1e-3    1e-2
+    nothing drawn    dead       0.002   0.021   0.228   0.373
+                     explained  0.744   0.750   0.743   0.677
+    drawn            dead       0.608   0.605   0.842   0.004
+                     explained  0.643   0.631   0.356   0.014
+
+so both findings hold: death grows with the weight where nothing is drawn, at first at no cost of
+reconstruction, and drawing makes it much worse, since the noise of all latents competes for the few
+places. The last column is no cure but collapse: all scores are so small that any latent may win.
+Feature Choice has exactly none dead with equal budgets, and 2.0 % under Zipf's law, whose rarest
+latents have one token in a batch of 512 and thresholds to match; it explains 0.71 with 6.5 latents
+a row. But there is nothing to cure here: Mutual Choice has 0.2 % dead (0.727 with 7.2), 0.1 % with
+the Zipf loss, and TopK with revival none.
 """
 
 from collections.abc import Iterator

@@ -28,8 +28,8 @@ overcomplete; orthogonal pursuit of 8 steps (non-negative on both sides): 0.18 o
 many other processes on both cores, wall and processor time were 0.11 and 0.17 of SAELens, 0.02 and
 0.03 of overcomplete, and 0.22 and 0.27 of overcomplete's orthogonal pursuit. There an archetypal
 step with as many candidates as dimensions took 1.35 and 1.18 of a TopK step (every step makes its
-atoms anew and takes their gradient back: 4 d x width x candidates more operations, which at 4,096
-candidates is four times the whole TopK step), and ITDA 2.4 s for 2,048 rows with a dictionary of
+atoms anew and takes their gradient back: 4 d x width x candidates more operations, at 4,096
+candidates four times those of the encoder), and ITDA 2.4 s for 2,048 rows with a dictionary of
 4,096 places, which is 2 minutes for 100,000.
 """
 

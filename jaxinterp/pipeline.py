@@ -188,8 +188,9 @@ def train_stage(
     source = {"model": config.model, "site": inputs.site, "text": config.text, "seed": config.seed}
     with distributed.together():
         if distributed.is_writer():
-            _, params = fold(dictionary, trained, affine)
-            formats.save(target, inputs.plan.variant, options, params, source)
+            folded, params = fold(dictionary, trained, affine)
+            around = None if folded is dictionary else affine  # what the weights can't hold
+            formats.save(target, inputs.plan.variant, options, params, source, around)
 
 
 def _fitting(

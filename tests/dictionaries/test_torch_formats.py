@@ -53,7 +53,7 @@ PLACES = {
     "transcoder": {"model": "google/gemma-2-2b", "site": "L3.ln2", "into": "L3.mlp_out"} | L3,
     "second": {"model": "google/gemma-v3-1b-pt", "site": "L3.resid_post"} | L3,
     "affine": {"model": "google/gemma-v3-1b-pt", "site": "L3.ln2", "into": "L3.mlp_out"} | L3,
-    "llama": {"site": "blocks.3.hook_resid_post"},
+    "llama": {"site": "blocks.3.hook_resid_post"} | L3,
 }
 
 
@@ -168,6 +168,8 @@ def test_ours_keep_their_codes_as_dictionary_learning(variant, options, name, no
     notes = formats.FORMATS["dictionary_learning"].write(tmp_path, stored)
     assert note in " ".join(notes)
     assert "JumpReLU" not in " ".join(notes)
+    nested = variant == "matryoshka" and name is not None
+    assert ("left out" in " ".join(notes)) == ("weight" in options or nested)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["trainer"]["dict_class"] == (name or "MatryoshkaBatchTopKSAE")
     assert config["trainer"]["submodule_name"] == "L2.mlp_out"

@@ -28,7 +28,7 @@ def fields(stored: Stored) -> dict[str, str]:
         "variant": " ".join([stored.variant, *(f"{n}={v}" for n, v in others.items())]),
         "width": f"{dictionary.width:,} latents, reads {_told(shape)}{into}",
         "active": _activity(stored),
-        "parameters": f"{numbers:,} in {', '.join(kinds)}, {size / 2**20:.1f} MiB",
+        "parameters": f"{numbers:,} in {', '.join(kinds)}, {_bytes(size)}",
         "normalisation": _normalisation(stored.normalisation),
         "target": None if stored.target is None else _normalisation(stored.target),
     }
@@ -72,6 +72,10 @@ def _normalisation(spaces: Spaces | None) -> str:
     if matrix.ndim == 0:
         kind = f"scale {float(matrix):.6g}"
     return f"centre and {kind}" if np.any(spaces.centre) else kind
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 def _plain(text: str) -> str:

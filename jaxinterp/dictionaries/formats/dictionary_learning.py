@@ -101,6 +101,8 @@ def write(folder: Path, stored: Stored) -> tuple[str, ...]:
     p = plain(stored)
     name = _class_of(stored, p)
     kind = CLASSES[name]
+    if kind.variant == "matryoshka":
+        p = plain(stored, kept=("prefixes", "weights"))
     tensors, notes = dict(p.tensors), list(p.notes)
     width, d = tensors["decoder"].shape
     if "skip" in tensors or tensors["encoder"].shape != (width, d):

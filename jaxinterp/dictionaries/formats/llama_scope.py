@@ -10,6 +10,7 @@ compare the scores on normalised activations with the number as it stands, and t
 was not at hand to decide.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def read(path: Path) -> Stored:
     elif not config.get("apply_decoder_bias_to_pre_encoder", False):
         options["scores"] = "uncentred"
     source = {"site": hooks[0], "into": hooks[1] if transcoder else None}
+    layer = re.match(r"blocks\.(\d+)\.", str(hooks[0]))
+    source["layer"] = int(layer[1]) if layer else None
     stored = Stored(
         "transcoder" if transcoder else "jumprelu",
         options,

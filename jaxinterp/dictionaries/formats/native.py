@@ -90,6 +90,7 @@ def save(
     options: Mapping[str, Any],
     params: Mapping[str, Any],
     source: Mapping[str, Any] | None = None,
+    normalisation: Spaces | None = None,
 ) -> None:
     """Writes a trained dictionary.
 
@@ -99,11 +100,14 @@ def save(
         options: the keyword arguments that build the variant.
         params: its parameters.
         source: what it was trained on.
+        normalisation: what the parameters expect to be applied to activations, where it could not
+            be folded into them; `load` folds it in or puts it around.
 
     Raises:
         ValueError: an option that JSON can't hold and that is not a part of this library.
     """
-    write(Path(folder), from_memory(variant, options, params, source))
+    stored = from_memory(variant, options, params, source)
+    write(Path(folder), stored._replace(normalisation=normalisation))
 
 
 def write(folder: Path, stored: Stored) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A dictionary in the few terms that all libraries share, for the writers of their formats."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,8 +53,12 @@ class Plain(NamedTuple):
     notes: tuple[str, ...]
 
 
-def plain(stored: Stored) -> Plain:
+def plain(stored: Stored, *, kept: Collection[str] = ()) -> Plain:
     """What a dictionary computes, its normalisation folded in.
+
+    Args:
+        stored: the dictionary.
+        kept: arguments of training that the format keeps.
 
     Raises:
         ValueError: a variant or encoder that no other library has, or a normalisation that can't
@@ -86,7 +90,9 @@ def plain(stored: Stored) -> Plain:
         tensors.pop("log_threshold", None)
     if recipe == "batch_topk":
         notes.append("batch top-k became JumpReLU with its threshold, which has the same codes")
-    lost = sorted(set(options) - _KEPT - ({"atoms"} if options.get("atoms") == "free" else set()))
+    lost = sorted(
+        set(options) - _KEPT - set(kept) - ({"atoms"} if options.get("atoms") == "free" else set())
+    )
     lost += [name for name in _TRAINING if tensors.pop(name, None) is not None]
     if lost:
         notes.append(f"left out, as it matters in training only: {', '.join(lost)}")

@@ -104,7 +104,7 @@ def row(
         per_seed.append((fit.variance_explained(), spliced.recovered(), used.l0(), used.dead()))
     found = dict(zip(COLUMNS, np.array(per_seed).T.tolist(), strict=True))
     agreed = None
-    if params["decoder"].shape[1:] == (dictionary.width, x.shape[1]):
+    if recipe.variant != "dependency_sparse":  # whose atoms write to a hidden layer
         agreed = stability.agreement(np.asarray(params["decoder"])).matched.tolist()
     return found | {"agreement": agreed, "seconds": seconds}
 

@@ -44,6 +44,7 @@ from jaxinterp.dictionaries.crosscoder import l1_crosscoder as l1_crosscoder
 from jaxinterp.dictionaries.decaying_topk import decaying_topk as decaying_topk
 from jaxinterp.dictionaries.dependency_sparse import dependency_sparse as dependency_sparse
 from jaxinterp.dictionaries.end_to_end import end_to_end as end_to_end
+from jaxinterp.dictionaries.feature_choice import aux_zipf_loss as aux_zipf_loss
 from jaxinterp.dictionaries.feature_choice import feature_choice as feature_choice
 from jaxinterp.dictionaries.feature_choice import mutual_choice as mutual_choice
 from jaxinterp.dictionaries.fixed_k import fixed_k as fixed_k
@@ -61,6 +62,7 @@ from jaxinterp.dictionaries.jumprelu import jumprelu as jumprelu
 from jaxinterp.dictionaries.learner import Learner as Learner
 from jaxinterp.dictionaries.learner import TrainState as TrainState
 from jaxinterp.dictionaries.learner import learner as learner
+from jaxinterp.dictionaries.matching import matching_codes as matching_codes
 from jaxinterp.dictionaries.matching_pursuit import matching_pursuit as matching_pursuit
 from jaxinterp.dictionaries.matryoshka import matryoshka as matryoshka
 from jaxinterp.dictionaries.multi_topk import multi_topk as multi_topk
@@ -79,6 +81,9 @@ from jaxinterp.dictionaries.polynomial import triple_interaction as triple_inter
 from jaxinterp.dictionaries.precision import in_bfloat16 as in_bfloat16
 from jaxinterp.dictionaries.predictive import predictive as predictive
 from jaxinterp.dictionaries.predictive import shrinking as shrinking
+from jaxinterp.dictionaries.refitting import gradient_codes as gradient_codes
+from jaxinterp.dictionaries.refitting import nonnegative_codes as nonnegative_codes
+from jaxinterp.dictionaries.refitting import orthogonal_codes as orthogonal_codes
 from jaxinterp.dictionaries.registry import build as build
 from jaxinterp.dictionaries.relu import relu as relu
 from jaxinterp.dictionaries.resample import resampled as resampled

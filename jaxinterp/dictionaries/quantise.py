@@ -85,7 +85,8 @@ def finite_levels(z: Float[Array, "..."], levels: int) -> Float[Array, "..."]:
 
     Args:
         z: any numbers, no unit.
-        levels: L; an even number has one place more below zero than above.
+        levels: L; an even number has one place more below zero than above. With 2, the origin lies
+            at the end of the range, where there is no slope left: `binary` is the code to take.
 
     Returns:
         Places; the codebook is implicit, and every one of its words can be reached.

@@ -115,13 +115,21 @@ def test_the_gradient_stays_on_the_constraint_and_reaches_what_makes_the_atoms()
     np.testing.assert_allclose(both + both.T, 0, atol=1e-5)
     assert float(jnp.abs(step["projection"]).max()) > 0.1
 
+    # The derivative along any direction that keeps the constraint.
+    keys = jax.random.split(jax.random.key(5), 3)
+    turn = jax.random.normal(keys[0], (RANKS[0], RANKS[0]))
+    out = jax.random.normal(keys[1], u.shape)
+    along = {"projection": u @ (turn - turn.T) + out - u @ (u.T @ out)}
+    along["linear"] = jax.random.normal(keys[2], p["linear"].shape)
+
     def follow(scale):
-        moved = {n: p[n] + scale * step[n] for n in ("projection", "linear")}
+        moved = {name: p[name] + scale * along[name] for name in along}
         return dictionary.project(p | moved)["decoder"]
 
     gained = ((follow(small) - follow(-small)) * by_atom).sum() / (2 * small)
-    length = jnp.square(step["projection"]).sum() + jnp.square(step["linear"]).sum()
-    np.testing.assert_allclose(gained, length, rtol=1e-2)  # the direction is the gradient
+    told = [float((step[name] * along[name]).sum()) for name in along]
+    assert min(map(abs, told)) > 1
+    np.testing.assert_allclose(gained, sum(told), rtol=1e-2)
 
 
 def test_a_polynomial_of_the_codes_is_fitted_where_a_linear_decoder_is_not():

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from jaxinterp.dictionaries import atoms, base
+from jaxinterp.dictionaries.errors import squared_error
 from jaxinterp.dictionaries.learner import learner
 from jaxinterp.dictionaries.topk import topk
 from jaxinterp.dictionaries.variational import (
@@ -68,6 +69,24 @@ def test_noise_is_drawn_in_training_and_not_at_inference():
     value, info = sharp.loss(p, stats, x, x, jax.random.key(0))
     plain = topk(WIDTH, K).loss(params, stats, x, x, jax.random.key(0))[0]
     np.testing.assert_allclose(value, plain + WEIGHT * info.metrics["kl"], rtol=1e-4)
+
+
+def test_the_loss_is_that_of_the_strongest_drawn_codes():
+    """From the definition, with spreads that differ from latent to latent."""
+    params, x = start()
+    bias = jnp.linspace(-4.0, 1.0, WIDTH)
+    params = params | {"variance": jnp.zeros((WIDTH, D)), "variance_bias": bias}
+    ours = variational(WIDTH, K, weight=WEIGHT, spread=learned_spread, measure=squared_error)
+    key = jax.random.key(3)
+    mean = (x - params["decoder_bias"][None]) @ params["encoder"].T
+    drawn = mean + jnp.exp(bias / 2)[None] * jax.random.normal(key, mean.shape)
+    kept = drawn >= -np.sort(-np.asarray(drawn), axis=1)[:, K - 1 : K]
+    z = np.where(kept, np.maximum(drawn, 0), 0)
+    error = np.square(x - z @ params["decoder"] - params["decoder_bias"][None]).sum(1).mean()
+    kl = 0.5 * (jnp.square(mean) + jnp.exp(bias)[None] - 1 - bias[None]).sum(1).mean()
+    value, info = ours.loss(params, base.new_stats(WIDTH), x, x, key)
+    np.testing.assert_allclose(info.metrics["kl"], kl, rtol=1e-5)
+    np.testing.assert_allclose(value, error + WEIGHT * kl, rtol=1e-5)
 
 
 @pytest.mark.slow

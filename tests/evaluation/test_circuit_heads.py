@@ -61,51 +61,6 @@ def test_the_code_is_the_largest_latent_and_silence_is_a_code_of_its_own():
         np.testing.assert_array_equal(silent, 12)
 
 
-def test_the_planted_model_solves_its_task_by_its_circuit_alone():
-    model = planted.induction_model(jax.random.key(0))
-    encoder, n = model.encoder, 40
-    prompts = planted.induction_prompts(jax.random.key(1), encoder.config, n)
-    assert (prompts.tokens[:n] != prompts.tokens[n:]).sum(1).tolist() == [1] * n
-    tokens, answer = jnp.asarray(prompts.tokens), prompts.answer
-    logits, seen = encoder.forward(encoder.params, encoder.config, tokens, capture=("z",))
-    last = np.asarray(logits)[:, -1]
-    assert (last[:n].argmax(1) == answer[:n]).all()
-    assert np.abs(last[n:]).max() < 0.1 * last[:n].max(1).min()
-    mean = seen["z"][:, n:].mean(1)
-
-    @jax.jit
-    def without(gone):
-        """The last logits with some heads at their means over the negatives."""
-
-        def edit(value, layer):
-            return jnp.where(gone[layer][None, None, :, None], mean[layer][None], value)
-
-        return encoder.forward(encoder.params, encoder.config, tokens[:n], edits={"z": edit})[0][
-            :, -1
-        ]
-
-    def answered(*kinds):
-        """The logit of the answer, in shares of the untouched one, and whether it is given."""
-        logits = np.asarray(without(jnp.asarray(np.isin(model.kinds, kinds))))
-        share = logits[np.arange(n), answer[:n]] / last[np.arange(n), answer[:n]]
-        return share.mean(), (logits.argmax(1) == answer[:n]).mean()
-
-    assert answered("")[0] > 0.95  # without the distractors
-    assert answered("")[1] == 1
-    # Either route does without the other; a route is gone when one of its two parts is.
-    for kind in ("before", "duplicate", "induction", "mover"):
-        assert answered(kind)[0] < 0.75, kind
-        assert answered(kind)[1] == 1, kind
-    for first in ("before", "induction"):
-        for second in ("duplicate", "mover"):
-            assert answered(first, second)[0] < 0.05, (first, second)
-    # At the last position, the visible heads and no others of the circuit tell the two apart.
-    outputs = planted.head_outputs(encoder, prompts.tokens)
-    apart = jnp.linalg.norm(outputs[:n] - outputs[n:], axis=-1).min(0)
-    assert (np.asarray(apart)[model.visible()] > 0.05).all()
-    assert (np.asarray(apart)[model.circuit() & ~model.visible()] < 1e-4).all()
-
-
 def test_visible_circuit_heads_are_found_from_ten_pairs_of_prompts():
     model = planted.induction_model(jax.random.key(3))
     prompts = planted.induction_prompts(jax.random.key(4), model.encoder.config, 10)
@@ -131,24 +86,3 @@ def test_labels_of_one_kind_are_refused():
             circuit_heads.novel_codes(codes, labels)
     with pytest.raises(ValueError, match="3 labels for 4 examples"):
         circuit_heads.novel_pairs(codes, np.asarray([True, False, True]))
-    with pytest.raises(ValueError, match="need 3 layers"):
-        planted.induction_model(jax.random.key(0), layers=2)
-    with pytest.raises(ValueError, match="n=0"):
-        planted.induction_prompts(
-            jax.random.key(0), planted.induction_model(jax.random.key(0)).encoder.config, 0
-        )
-
-
-def test_scores_of_detection_are_scikit_learn_s(rng):
-    from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
-
-    truth, scores = rng.random(200) < 0.3, rng.integers(0, 6, 200)
-    np.testing.assert_allclose(detection.roc_auc(scores, truth), roc_auc_score(truth, scores))
-    found = detection.precision_recall(scores > 3, truth)
-    expected = [f(truth, scores > 3) for f in (precision_score, recall_score, f1_score)]
-    np.testing.assert_allclose(found, expected)
-    assert detection.precision_recall(np.zeros(3, bool), np.ones(3, bool)) == (0, 0, 0)
-    with pytest.raises(ValueError, match="0 positives and 2 negatives"):
-        detection.roc_auc(np.ones(2), np.zeros(2, bool))
-    with pytest.raises(ValueError, match="nothing is there"):
-        detection.precision_recall(np.ones(2, bool), np.zeros(2, bool))

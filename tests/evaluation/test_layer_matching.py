@@ -18,7 +18,8 @@ def test_jaccard_is_that_of_the_sets_without_empty_places():
 
 
 def test_matching_accuracy_counts_layers_that_find_themselves():
-    similarity = jnp.array([[0.9, 0.1, 0.2], [0.8, 0.7, 0.1], [0.0, 0.1, 0.2]])
+    """Layers of the first model, rows: the other way round all three would match."""
+    similarity = jnp.array([[0.9, 0.1, 0.2], [0.8, 0.7, 0.1], [0.0, 0.1, 0.3]])
     np.testing.assert_allclose(matching_accuracy(similarity), 2 / 3, rtol=1e-6)
     np.testing.assert_allclose(matching_accuracy(similarity.at[0, 0].set(jnp.nan)), 1 / 3)
     with pytest.raises(ValueError, match="3 to 2 layers"):

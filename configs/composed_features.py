@@ -30,8 +30,8 @@ class ComposedFeatures:
     active: int = 4
     pairs: int = 12
     strength: float = 1.0
-    width: int = 24
-    ranks: tuple[int, int, int] = (24, 24, 8)
+    width: int = 32
+    ranks: tuple[int, int, int] = (32, 24, 8)
     seeds: int = 3
     steps: int = 4000
     batch: int = 256

@@ -8,7 +8,20 @@ activations, free unit atoms against archetypal ones, all seeds on the same batc
 the mean cosine of atoms matched one to one, with a jackknife interval over seeds. Two baselines:
 directions drawn at random, and candidates drawn at random, which agree without any learning.
 
-OUTCOME
+Outcome (4 seeds, 95 % intervals):
+
+                              matched               explained
+    random directions         0.235 (0.231, 0.239)
+    free                      0.429 (0.415, 0.442)    0.643
+    candidates at random      0.724 (0.699, 0.749)
+    archetypal, radius 0      0.735 (0.729, 0.741)    0.612
+    archetypal, radius 0.2    0.680 (0.663, 0.696)    0.651
+    archetypal, radius 1      0.662 (0.639, 0.684)    0.657
+
+so archetypal dictionaries agree far more than free ones, and with some room around the hull they
+explain no less: the claim holds. But two random choices of candidates agree as much, before
+anything is learned: the agreement is that of the candidates, which all seeds share, and learning
+takes some of it away rather than adding to it.
 """
 
 from functools import partial

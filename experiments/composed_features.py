@@ -7,10 +7,17 @@ with the encoder of the autoencoder that it extends. Here: a planted world in wh
 features, when both are active, write a direction that neither writes alone. TopK with a linear and
 with a polynomial decoder are given the true number of active features. `pairs found`: the share of
 the planted pairs among as many strongest interactions, read through the matching of latents and
-features; by chance it is the share of planted pairs among all. The paper's language-model figures
-are not reproduced.
+features; by chance it is the share of that many pairs among all pairs of latents. The paper's
+language-model figures are not reproduced.
 
-OUTCOME
+Outcome (three seeds): with as many latents as features (`--width 24 --ranks 24 24 8 --steps 2500`)
+the polynomial explains 0.949, 0.848 and 0.901, the linear decoder 0.907, 0.857 and 0.888. With
+eight latents to spare (defaults) it is 0.966, 0.978 and 0.907 against 0.971, 0.938 and 0.955: the
+linear dictionary finds the features themselves better (cosine 0.93 against 0.84 on average), and
+its spare latents can write what pairs write. So no advantage in reconstruction that stands out from
+the seeds. What the claim is about does show: 42, 50 and 33 % of the planted pairs are among the
+strongest interactions, where chance would have 2 % (with 24 latents 58, 67 and 33 %), and a linear
+decoder has nothing to read them from.
 """
 
 import jax
@@ -84,7 +91,7 @@ def main(config: ComposedFeatures) -> None:
                 found = dl.strongest_pairs(one, config.pairs, sizes=sizes).latents
                 planted = {frozenset(match.latent[list(pair)].tolist()) for pair in truth[1]}
                 hits = sum(frozenset(pair.tolist()) in planted for pair in found)
-                chance = config.pairs / (config.features * (config.features - 1) / 2)
+                chance = config.pairs / (config.width * (config.width - 1) / 2)
                 line += f"   pairs found {hits / config.pairs:.2f} (chance {chance:.2f})"
             print(line, flush=True)
 

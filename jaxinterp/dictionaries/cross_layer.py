@@ -13,16 +13,19 @@ Reference:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jaxinterp.dictionaries import triangle
-from jaxinterp.dictionaries.base import LossInfo, Stats
+from jaxinterp.dictionaries.base import Codes, LossInfo, Stats
+from jaxinterp.dictionaries.errors import relative_error
 from jaxinterp.dictionaries.shards import ambient_split
+from jaxinterp.dictionaries.sparsify import largest, selected_scores
 
 Params = dict[str, Array]
 
@@ -73,6 +76,45 @@ def decode_dense(params: Params, codes: Float[Array, "... all"]) -> Float[Array,
     layers, width = params["encoder_bias"].shape
     y = write(params, codes.reshape(-1, layers, width).swapaxes(0, 1), None)
     return y.reshape(*codes.shape[:-1], *y.shape[1:])
+
+
+def auxiliary_error(
+    params: Params,
+    x: Float[Array, "n layers d_in"],
+    residual: Float[Array, "n layers d_out"],
+    dead: Bool[Array, " all"],
+    k: int | None,
+) -> Float[Array, ""]:
+    """How badly the dead latents of all layers together write what the live ones left over.
+
+    As `revival.auxiliary_error`, in each layer; the relative error of all layers laid end to end.
+
+    Args:
+        params: the transcoder's.
+        x: what each layer reads.
+        residual: what is left of the target; no gradient flows into it.
+        dead: latents to revive, numbered through all layers; with none, the error is 0.
+        k: dead latents per layer and row, fewer where fewer are dead; None for half of d_in.
+    """
+    layers, width = params["encoder_bias"].shape
+    kept = min(k or max(x.shape[-1] // 2, 1), width)
+
+    def attempt() -> Array:
+        parts = (x.swapaxes(0, 1), params["encoder"], params["encoder_bias"])
+        choose = partial(_selected_dead, k=kept)
+        codes = jax.lax.map(choose, (*parts, dead.reshape(layers, width)))
+        guess = triangle.write(*codes, params["decoder"]).swapaxes(0, 1)
+        return relative_error(flat(guess), flat(jax.lax.stop_gradient(residual)))
+
+    return jax.lax.cond(dead.any(), attempt, lambda: jnp.zeros(()))
+
+
+def _selected_dead(layer: tuple[Array, Array, Array, Array], *, k: int) -> Codes:
+    x, encoder, bias, dead = layer
+    scores = jax.lax.stop_gradient(x @ encoder.T + bias[None])
+    indices = largest(jnp.where(dead[None], scores, -jnp.inf), k).indices
+    values = selected_scores(x, encoder, bias, indices)
+    return Codes(jnp.where(dead[indices], jax.nn.relu(values), 0.0), indices)
 
 
 def stacked_rows(x: Float[Array, "..."], layers: int) -> Float[Array, "n layers d"]:

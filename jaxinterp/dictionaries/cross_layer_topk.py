@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxinterp.dictionaries import cross_layer, triangle
+from jaxinterp.dictionaries import cross_layer
 from jaxinterp.dictionaries.base import Codes, Dictionary, LossInfo, Stats
-from jaxinterp.dictionaries.errors import relative_error, unexplained
+from jaxinterp.dictionaries.errors import unexplained
 from jaxinterp.dictionaries.fixed_k import check_k, rectified
 from jaxinterp.dictionaries.info import dead_latents, loss_info
 from jaxinterp.dictionaries.penalties import Weight, weight_at
-from jaxinterp.dictionaries.sparsify import largest, selected_scores, top_k_scores
+from jaxinterp.dictionaries.revival import check_aux_k
+from jaxinterp.dictionaries.sparsify import top_k_scores
 
 Params = dict[str, Array]
 
@@ -57,8 +58,7 @@ def cross_layer_topk(
         See `cross_layer`; there with JumpReLU.
     """
     check_k(k, width)
-    if aux_k is not None and not 1 <= aux_k <= width:
-        raise ValueError(f"{aux_k=} with {width=}: need 1 <= aux_k <= width")
+    check_aux_k(aux_k, width)
 
     def select(params: Params, x: Float[Array, "n layers d"]) -> Codes:
         parts = (x.swapaxes(0, 1), params["encoder"], params["encoder_bias"])
@@ -75,19 +75,6 @@ def cross_layer_topk(
         y = cross_layer.write(params, values, indices % width)
         return y.reshape(*codes.values.shape[:-1], *y.shape[1:])
 
-    def auxiliary(params: Params, x: Array, residual: Array, dead: Array) -> Float[Array, ""]:
-        kept = min(aux_k or max(x.shape[-1] // 2, 1), width)
-
-        def attempt() -> Array:
-            parts = (x.swapaxes(0, 1), params["encoder"], params["encoder_bias"])
-            choose = partial(_selected_dead, k=kept)
-            codes = jax.lax.map(choose, (*parts, dead.reshape(layers, width)))
-            guess = triangle.write(*codes, params["decoder"]).swapaxes(0, 1)
-            wanted = jax.lax.stop_gradient(residual)
-            return relative_error(cross_layer.flat(guess), cross_layer.flat(wanted))
-
-        return jax.lax.cond(dead.any(), attempt, lambda: jnp.zeros(()))
-
     def loss(
         params: Params,
         stats: Stats,
@@ -99,21 +86,14 @@ def cross_layer_topk(
         codes = select(params, cross_layer.stacked_rows(x, layers))
         y_hat = cross_layer.write(params, *codes)
         error = jax.vmap(unexplained, 1)(y_hat, target).mean()
-        aux = auxiliary(params, x, target - y_hat, dead_latents(stats, dead_after))
+        dead = dead_latents(stats, dead_after)
+        aux = cross_layer.auxiliary_error(params, x, target - y_hat, dead, aux_k)
         both = (cross_layer.flat(y_hat), cross_layer.flat(target))
         info = loss_info(_numbered(codes, width), *both, stats, dead_after, {"aux": aux})
         return error + weight_at(aux_weight, stats.step) * aux, info
 
     init = partial(cross_layer.start, layers, width)
     return Dictionary(layers * width, init, encode, decode, loss, lambda p: p, lambda p, g: g)
-
-
-def _selected_dead(layer: tuple[Array, Array, Array, Array], *, k: int) -> Codes:
-    x, encoder, bias, dead = layer
-    scores = jax.lax.stop_gradient(x @ encoder.T + bias[None])
-    indices = largest(jnp.where(dead[None], scores, -jnp.inf), k).indices
-    values = selected_scores(x, encoder, bias, indices)
-    return Codes(jnp.where(dead[indices], jax.nn.relu(values), 0.0), indices)
 
 
 def _numbered(codes: Codes, width: int) -> Codes:

@@ -24,7 +24,7 @@ KINDS = {
         "bandwidth": 0.8,
         "pre_activation_weight": 0.05,
     },
-    "cross_layer_batch_topk": {"layers": LAYERS, "width": WIDTH, "k": K},
+    "cross_layer_batch_topk": {"layers": LAYERS, "width": WIDTH, "k": K, "aux_weight": 0.0},
 }
 
 
@@ -56,6 +56,41 @@ def test_batch_topk_follows_the_smallest_kept_score():
         _, info = dictionary.loss(with_old, stats, x, stored["y"], jax.random.key(0))
         np.testing.assert_allclose(info.assigned["threshold"], expected, rtol=1e-5)
         assert info.metrics["l0"] == K * LAYERS
+
+
+def test_batch_topk_revives_dead_latents():
+    """The auxiliary loss against NumPy in float64; it moves the dead latents' encoders only."""
+    stored, params, _ = stored_case("cross_layer_batch_topk")
+    x, y = stored["x"], stored["y"]
+    dead = np.arange(LAYERS * WIDTH) % 3 == 0
+    stats = base.Stats(jnp.where(dead, 10**6, 0), jnp.asarray(1))
+
+    def value(params, weight, k):
+        kind = functools.partial(registry.VARIANTS["cross_layer_batch_topk"], LAYERS, WIDTH, K)
+        return kind(aux_weight=weight, aux_k=k).loss(params, stats, x, y, jax.random.key(0))[0]
+
+    alive = registry.VARIANTS["cross_layer_batch_topk"](LAYERS, WIDTH, K)
+    _, info = alive.loss(params, base.new_stats(LAYERS * WIDTH), x, y, jax.random.key(0))
+    assert info.metrics["aux"] == 0.0  # nobody is dead
+
+    double = {name: np.asarray(leaf, np.float64) for name, leaf in params.items()}
+    scores = np.einsum("nld,lwd->nlw", x, double["encoder"]) + double["encoder_bias"]
+    kept = np.where(scores >= np.sort(scores.ravel())[-K * scores[:, :, 0].size], scores, 0.0)
+    attempts = np.where(dead.reshape(LAYERS, WIDTH), scores, -np.inf)
+    worst_kept = np.sort(attempts, axis=2)[:, :, [-2]]
+    attempts = np.where(attempts >= worst_kept, np.maximum(attempts, 0.0), 0.0)
+    pairs = list(zip(*triangle.layer_pairs(LAYERS), double["decoder"], strict=True))
+
+    def written(z):
+        return np.stack([sum(z[:, s] @ w for s, t, w in pairs if t == at) for at in range(LAYERS)])
+
+    residual = y.swapaxes(0, 1) - written(np.maximum(kept, 0)) - double["decoder_bias"][:, None]
+    expected = np.square(residual - written(attempts)).sum() / np.square(residual).sum()
+    np.testing.assert_allclose(value(params, 1.0, 2) - value(params, 0.0, 2), expected, rtol=1e-4)
+    gradient = jax.grad(lambda p: value(p, 1.0, 2) - value(p, 0.0, 2))(params)
+    moved = np.abs(gradient["encoder"]).max(2).ravel()
+    assert (moved[~dead] < 1e-6).all()
+    assert (moved[dead] > 1e-4).sum() >= dead.sum() // 2
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -237,5 +272,6 @@ def test_bad_input_is_refused(name):
         dictionary.encode(params, stored["x"][:, :2])
     with pytest.raises(ValueError, match="k=13"):
         cross_layer_topk(3, 12, 13)
-    with pytest.raises(ValueError, match="aux_k=13"):
-        cross_layer_topk(3, 12, 2, aux_k=13)
+    for kind in ("cross_layer_topk", "cross_layer_batch_topk"):
+        with pytest.raises(ValueError, match="aux_k=13"):
+            registry.VARIANTS[kind](3, 12, 2, aux_k=13)

@@ -1,4 +1,4 @@
-"""What the dictionaries that change a part of others promise: atoms, decoders, budgets, priors."""
+"""What dictionaries with other atoms, decoders, budgets, priors or discrete codes promise."""
 
 from functools import cache
 
@@ -46,9 +46,16 @@ CASES = {
     ),
     "predictive": ("predictive", {"groups": [4, 4, 4]}, 0.99),
     "dependency_sparse": ("dependency_sparse", {"hidden": 24}, 0.8),
+    "vector_quantised": ("vector_quantised", {"books": 4}, 0.5),
+    "latent_quantised": ("latent_quantised", {"levels": 4}, 0.9),
+    "finite_scalar": ("finite_scalar", {"levels": 4}, 0.9),
+    "binary": ("binary", {"code_weight": 0.1}, 0.5),
+    "row_normalised": ("row_normalised", {"recipe": "topk", "k": 4}, 0.8),
+    "matching_pursuit": ("matching_pursuit", {"k": 4}, 0.9),
+    "orthogonal_pursuit": ("orthogonal_pursuit", {"k": 4, "signed": True}, 0.9),
 }
 # Tests that compile much: the others say it again.
-FAST = {"archetypal topk", "feature_choice"}
+FAST = {"archetypal topk", "feature_choice", "latent_quantised"}
 each = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in CASES]
 )
@@ -174,6 +181,7 @@ def test_a_step_on_eight_devices_is_a_step_on_one(name):
     np.testing.assert_array_equal(placed.stats.silent, state.stats.silent)
     np.testing.assert_allclose(placed_info["loss"], info["loss"], rtol=1e-5)
     split = {"mixture", "relaxation", "projection", "low_rank", "density", "variance", "decoder"}
+    split |= {"values", "encoder"}
     for key in split & set(placed.params):
         assert placed.params[key].addressable_shards[0].data.shape[0] == WIDTH // 4, key
 

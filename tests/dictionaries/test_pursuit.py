@@ -15,6 +15,14 @@ from jaxinterp.dictionaries.sharding import sharded
 from tests.dictionaries.pursuits import CODERS, WIDTH, D, dense, residual_of, world
 
 every_coder = pytest.mark.parametrize("name", CODERS)
+# Each coder compiles for a second or more: two of them in every run, all of them in the slow one.
+most_often = pytest.mark.parametrize(
+    "name",
+    [
+        *("matching", "orthogonal"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("nonnegative", "gradient")),
+    ],
+)
 
 
 @pytest.mark.slow
@@ -52,13 +60,7 @@ def test_gradients_are_those_of_finite_differences(name, rows):
             np.testing.assert_allclose((gradient[i] * direction).sum(), slope, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("matching", "orthogonal"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("nonnegative", "gradient")),
-    ],
-)
+@most_often
 def test_a_row_stops_at_the_tolerance(name):
     x, atoms = world()
     # Three atoms, far from each other, of falling size: the rest is 0.5 after two.
@@ -71,13 +73,7 @@ def test_a_row_stops_at_the_tolerance(name):
     assert (all_of_it.values != 0).sum(1).tolist() == [3, 3, 3, 3]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("matching", "orthogonal"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("nonnegative", "gradient")),
-    ],
-)
+@most_often
 def test_equal_atoms_zero_atoms_and_zero_rows_are_harmless(name):
     x, atoms = world()
     atoms = jnp.concatenate([atoms[:8], atoms[:8], jnp.zeros((8, D))])
@@ -124,13 +120,7 @@ def error_of(name):
     return jax.jit(forwards if name == "gradient" else jax.grad(error, (0, 1))), shapes
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("matching", "orthogonal"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("nonnegative", "gradient")),
-    ],
-)
+@most_often
 def test_no_step_of_a_pursuit_makes_an_array_of_rows_by_atoms(name):
     """In the compiled program, forwards and backwards."""
     function, shapes = error_of(name)
@@ -155,7 +145,7 @@ def test_nor_does_it_on_an_accelerator(platform):
         assert ROWS * 1024 in sizes  # scores, some atoms at a time
 
 
-@every_coder
+@most_often
 def test_codes_are_the_same_where_atoms_are_searched_some_at_a_time(name, monkeypatch):
     """As on an accelerator: 2500 atoms in three parts, the last one filled up."""
     x, atoms = (jax.random.normal(jax.random.key(i), (n, D)) for i, n in ((0, 41), (1, 2500)))
@@ -177,10 +167,13 @@ def test_codes_are_the_same_where_atoms_are_searched_some_at_a_time(name, monkey
     ("variant", "mesh"),
     [
         ("matching_pursuit", "data=2,model=4"),
-        ("orthogonal_pursuit", "data=2,model=4"),
         *(
-            pytest.param("matching_pursuit", mesh, marks=pytest.mark.slow)
-            for mesh in ("data=8", "model=8")
+            pytest.param(variant, mesh, marks=pytest.mark.slow)
+            for variant, mesh in (
+                ("orthogonal_pursuit", "data=2,model=4"),
+                ("matching_pursuit", "data=8"),
+                ("matching_pursuit", "model=8"),
+            )
         ),
     ],
 )

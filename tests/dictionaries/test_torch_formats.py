@@ -216,6 +216,16 @@ def test_nested_groups_that_are_not_the_width_are_refused(sizes, tmp_path):
         formats.open_stored(folder)
 
 
+def test_crosscoders_as_their_training_saves_them_are_read(tmp_path):
+    shutil.copy(PATHS["crosscoder"] / "cc_weights.pt", tmp_path / "3.pt")
+    with pytest.raises(ValueError, match=r"holds 3.pt, no format of"):
+        formats.open_stored(tmp_path / "3.pt")
+    shutil.copy(PATHS["crosscoder"] / "cfg.json", tmp_path / "3_cfg.json")
+    dictionary, params, header = formats.load(tmp_path / "3.pt")
+    close("crosscoder", *run(dictionary, params, rows_of("crosscoder")))
+    assert header["source"]["model"] == "gemma-2-2b"
+
+
 def test_only_relu_crosscoders_are_written(tmp_path):
     stored = formats.open_stored(PATHS["crosscoder"])
     write = formats.FORMATS["crosscoder_pt"].write

@@ -1,5 +1,7 @@
 r"""Crosscoders of two models as `cc_weights.pt` and `cfg.json`: Kissane et al.'s and their heirs'.
 
+What their training saves, `3.pt` and `3_cfg.json`, is read too, by the name of the first.
+
     W_enc (models, d, F)   b_enc (F)   W_dec (F, models, d)   b_dec (models, d)
 
 $z = \mathrm{relu}(\sum_m x_m W_{enc,m} + b_{enc})$ and $\hat x_m = z W_{dec,m} + b_{dec,m}$, on
@@ -7,6 +9,7 @@ activations of each model scaled to a mean norm of $\sqrt d$. The two scales are
 estimate them (`activations.normalise.mean_norm`) and fold them in (`fold.fold`).
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,8 @@ def read(path: Path) -> Stored:
     Raises:
         ValueError: missing, truncated or hostile files, missing tensors, or other shapes.
     """
-    folder = path if path.is_dir() else path.parent
-    weights = folder / WEIGHTS
-    config = settings(folder / CONFIG)
+    weights = path / WEIGHTS if path.is_dir() else path
+    config = settings(_config_of(weights))
     tensors = taken(weights, torch_files.read_tensors(weights), _LAYOUT)
     for field, size in zip(("dict_size", "d_in"), tensors["decoder"].shape[::2], strict=True):
         if config.get(field, size) != size:
@@ -80,7 +82,12 @@ def write(folder: Path, stored: Stored) -> tuple[str, ...]:
 
 
 def _recognises(path: Path) -> bool:
-    return path.name == WEIGHTS or (path / WEIGHTS).is_file()
+    saved = re.fullmatch(r"\d+\.pt", path.name) and _config_of(path).is_file()
+    return path.name == WEIGHTS or (path / WEIGHTS).is_file() or bool(saved)
+
+
+def _config_of(weights: Path) -> Path:
+    return weights.with_name(CONFIG if weights.name == WEIGHTS else f"{weights.stem}_{CONFIG}")
 
 
 FORMAT = Format(NAME, f"{WEIGHTS} and {CONFIG}", _recognises, read, write)

@@ -212,6 +212,9 @@ def test_copy_sends_the_commit_and_refuses_changes(cloud, tmp_path):
     (repository / "new").write_text("x")
     told = cloud.run("copy", scripts=scripts)
     assert "uncommitted changes" in told.stderr
+    dry = cloud.run("copy", scripts=scripts, DRY_RUN="1", ALLOW_DIRTY="1")
+    assert (dry.returncode, dry.stderr) == (0, "")
+    assert "scp jaxinterp.tar.gz t1:jaxinterp.tar.gz" in dry.stdout
     assert len(cloud.calls()) == 2
 
 
@@ -292,6 +295,14 @@ def test_keep_restarts_after_preemption_and_ends_with_the_run(cloud, tmp_path):
     told = cloud.run("launch", "--keep", "demo", scripts=scripts)
     assert told.returncode == 1
     assert "exit codes 0 1" in told.stderr
+    # A preempted machine stops the run, which says so while the machine still looks ready.
+    cloud.answers("tpu", "READY", "PREEMPTED", "READY")
+    cloud.answers("ssh", "", "143", "", "", "0|0")
+    (cloud.home / "calls").unlink()
+    told = cloud.run("launch", "--keep", "demo", scripts=scripts)
+    assert told.returncode == 0, told.stderr
+    assert "t1 is PREEMPTED: making it anew" in told.stderr
+    assert ["setup"] in cloud.calls()
 
 
 def test_logs(cloud):

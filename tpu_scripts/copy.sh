@@ -18,8 +18,9 @@ commit=$(git -C "$HERE" rev-parse HEAD)
 if [[ -n $(git -C "$HERE" status --porcelain) && ${ALLOW_DIRTY:-0} != 1 ]]; then
   fail "there are uncommitted changes, which would not be sent: commit them, or set ALLOW_DIRTY=1"
 fi
-archive=$(mktemp -d)/jaxinterp.tar.gz
-trap 'rm -rf "$(dirname "$archive")"' EXIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+archive=$folder/jaxinterp.tar.gz
 git -C "$(git -C "$HERE" rev-parse --show-toplevel)" archive --format=tar.gz --output="$archive" HEAD
 [[ ${DRY_RUN:-0} != 1 ]] || archive=jaxinterp.tar.gz
 tpu scp "$archive" "$TPU_NAME:jaxinterp.tar.gz" --worker=all

@@ -63,14 +63,18 @@ while true; do
   if [[ $state == READY ]]; then
     codes=$(exits)
     [[ -n $codes ]] || continue
-    if grep -qvx 0 <<<"$codes"; then
+    if ! grep -qvx 0 <<<"$codes"; then
+      if (($(wc -l <<<"$codes") >= $(worker_count))); then
+        say "the run is done"
+        exit 0
+      fi
+      continue
+    fi
+    # A machine that is being taken away ends its run before it is gone: look once more.
+    sleep "${POLL_SECONDS:-60}"
+    state=$(tpu_state)
+    [[ $state != READY ]] ||
       fail "the run ended with exit codes $(tr '\n' ' ' <<<"$codes"); see logs.sh"
-    fi
-    if (($(wc -l <<<"$codes") >= $(worker_count))); then
-      say "the run is done"
-      exit 0
-    fi
-    continue
   fi
   say "$TPU_NAME is $state: making it anew"
   "$HERE/create.sh" "${create_options[@]}"

@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinterp.geometry import k_nearest, k_nearest_sharded
+from jaxinterp.geometry import (
+    gride,
+    k_nearest,
+    k_nearest_sharded,
+    levina_bickel,
+    method_of_moments,
+    two_nn,
+)
 
 KEY = jax.random.key(0)
 
@@ -49,3 +56,25 @@ def test_cosine(mesh):
 def test_rows_must_divide(mesh):
     with pytest.raises(ValueError, match="pad them to 104"):
         k_nearest_sharded(jnp.zeros((100, 3)), 5, mesh=mesh, axis="data")
+
+
+ESTIMATORS = {
+    "two_nn": lambda found: two_nn(found.distances, indices=found.indices),
+    "levina_bickel": lambda found: levina_bickel(found.distances, k=20, indices=found.indices),
+    "gride": lambda found: gride(found.distances, n1=2),
+    "method_of_moments": lambda found: method_of_moments(found.distances),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimators_of_spread_neighbours_are_those_of_one_device(mesh, name):
+    """What is per point stays where the points are."""
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    points = jax.random.normal(jax.random.key(0), (512, 3)) @ jnp.eye(3, 16)
+    spread = k_nearest_sharded(jax.device_put(points, rows), 20, mesh=mesh, axis="data")
+    found = ESTIMATORS[name](spread)
+    expected = ESTIMATORS[name](k_nearest(points, 20))
+    for ours, one in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, one, rtol=1e-4)
+    assert 2.5 < float(found.value) < 3.6
+    assert found.per_point.sharding.is_equivalent_to(rows, 1)

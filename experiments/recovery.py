@@ -20,9 +20,11 @@ Outcome (defaults, 5 seeds; `found` and `shrinkage`):
     relu              0.872 ±0.014    0.496
     jumprelu          0.843 ±0.017    0.095
     matryoshka        0.827 ±0.032    0.105
+    p_anneal          0.822 ±0.023    0.161
 
 TopK finds most, and reviving dead latents is what makes the difference. The L1 penalty halves the
-codes; gates and thresholds undo most of that. The other variants were not run at these settings.
+codes; gates, thresholds and a falling p undo most of that. `multi_topk`, `decaying_topk`,
+`abs_topk` and `group_max` were not run at these settings.
 """
 
 from collections.abc import Callable

@@ -14,9 +14,11 @@ Outcome, at L0 8, 16, 32 and 64:
     JumpReLU  0.600  0.674  0.761  0.867
     ReLU      0.390  0.568  0.689  0.793
 
-which is the order claimed. L0 was within 6.5 % (JumpReLU) and 7.3 % (ReLU) of what was asked, not
-5: 1,200 steps of 256 rows are short for the controller. With `--steps 3000` it was within 4.9 % and
-5.4 %, and they explained 0.704 to 0.917 and 0.628 to 0.874.
+which is the order claimed. Held-out L0 was within 6.5 % (JumpReLU) and 7.3 % (ReLU) of what was
+asked, not 5. With `--steps 3000` it was within 4.9 % and 5.4 %, and they explained 0.704 to 0.917
+and 0.628 to 0.874. The controller is not what misses: on held-in text ReLU's L0 was within 1.5 %
+after 1,200 steps (one seed); the other documents activate 4 to 7 % fewer latents, at no less
+variance explained.
 """
 
 import dataclasses

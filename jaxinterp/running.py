@@ -100,7 +100,9 @@ def _failed(error: Exception) -> int:
         raise error
     if os.environ.get("JAXINTERP_TRACEBACK"):
         traceback.print_exception(error)
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    # A message may quote a file, whose control characters a terminal would obey.
+    told = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))
+    print(f"error: {told}", file=sys.stderr)
     return 2
 
 

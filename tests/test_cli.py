@@ -146,7 +146,7 @@ def interrupt(process):
     for _ in range(10):
         process.send_signal(signal.SIGINT)
         try:
-            return process.communicate(timeout=20)[1]
+            return process.communicate(timeout=60)[1]
         except subprocess.TimeoutExpired:
             continue
     raise AssertionError("the run does not stop")

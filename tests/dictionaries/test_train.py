@@ -104,6 +104,18 @@ def test_a_feed_of_the_same_rows_gives_the_same_run(run):
     np.testing.assert_allclose(fed.info["loss"], scanned.info["loss"], rtol=1e-4)
 
 
+def test_only_a_few_steps_wait_at_once(run, monkeypatch):
+    """Each of the first eight waits for the first step, each later one for the seventh before."""
+    start, _ = run
+    learner = dictionaries.learner(topk(32, 4), optax.adam(1e-3))
+    feed = from_array(jax.random.normal(jax.random.key(4), (500, 8)), batch=64, seed=5)
+    waited = []
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "block_until_ready", lambda info: waited.append(info["loss"]))
+        (at,) = train.fit_feed(learner, start(), feed, steps=20, chunk=20)
+    assert [float(loss) for loss in waited] == [at.info["loss"][max(0, i - 7)] for i in range(20)]
+
+
 def test_a_run_over_a_feed_goes_on_bit_for_bit(run):
     start, _ = run
     learner = dictionaries.learner(topk(32, 4), optax.adam(1e-3))

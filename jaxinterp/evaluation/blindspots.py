@@ -65,6 +65,6 @@ def blindspots(
         total = jnp.zeros(width).at[both.indices].add(both.values)
         squares = jnp.square(both.values).sum(1)
     else:
-        change = after - before
+        change = jnp.asarray(after) - jnp.asarray(before)
         total, squares = change.sum(0), jnp.square(change).sum(1)
     return Blindspots(jax.nn.sigmoid(total / counts[0]), jnp.sqrt(squares))

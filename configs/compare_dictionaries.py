@@ -83,7 +83,7 @@ def recipes(config: CompareDictionaries, d: int) -> dict[str, Recipe]:
         return Recipe(variant, common | {"width": max(width // 16, 4)} | options)
 
     anneal = {"anneal_from": steps // 4, "anneal_until": steps * 3 // 4}
-    archetypal = {"part": "archetypal", "candidates": width}
+    archetypal = {"part": "archetypal", "candidates": 2 * width}
     prefixes, ranks = [width // 8, width // 4, width // 2, width], [min(width, d), d // 4, d // 4]
     parts = [d // 4] * 4
     return {

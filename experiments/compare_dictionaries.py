@@ -16,7 +16,18 @@ replacing the activations by zeros costs and the reconstruction does not; `dead`
 without activity on the held-out rows. Means over seeds with the half-width of Student's 95 %
 interval. `stability`: mean cosine of atoms matched one to one between two seeds, with a jackknife
 interval over seeds (random directions of this dimension: see the last row). `seconds`: of
-processor, all cores together, to train one dictionary, without compilation.
+processor, all cores together, to train one dictionary, without compilation; on a busy machine.
+
+What to read from it. At 16 latents pursuits explain most, since their encoder is a search. Training
+is short (600 steps of 256 tokens), so a good start counts: dictionaries that begin with activations
+(archetypal, ITDA) are ahead of TopK, whose atoms still have a cosine of 0.74 with their random
+first ones; that is also why TopK and its kin agree so little over seeds. The stability of ITDA and
+of archetypal atoms is that of the activations which they are made of. ReLU's is of another kind:
+its atoms share the direction of the mean (cosine 0.35), and it explains least of the sparse ones.
+Mutual Choice is BatchTopK with another loss against disuse, which hardly acts here. Residual vector
+quantisation begins with far-off rests as words and moves only those that are chosen: it is not done
+after 600 steps of this rate (ten times the rate explains 0.53). In `variational` the unit noise of
+all 512 latents takes part in the choice of 16, so the means learn little.
 """
 
 import dataclasses

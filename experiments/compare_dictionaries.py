@@ -23,7 +23,7 @@ is short (600 steps of 256 tokens), so a good start counts: dictionaries that be
 (archetypal, ITDA) are ahead of TopK, whose atoms still have a cosine of 0.74 with their random
 first ones; that is also why TopK and its kin agree so little over seeds. The stability of ITDA and
 of archetypal atoms is that of the activations which they are made of. ReLU's is of another kind:
-its atoms share the direction of the mean (cosine 0.35), and it explains least of the sparse ones.
+its atoms share the direction of the mean (cosine 0.35), and shrunk codes explain little.
 Mutual Choice is BatchTopK with another loss against disuse, which hardly acts here. Residual vector
 quantisation begins with far-off rests as words and moves only those that are chosen: it is not done
 after 600 steps of this rate (ten times the rate explains 0.53). In `variational` the unit noise of

@@ -84,12 +84,10 @@ def sweep(
         return SweepState(states, jnp.ones(n, bool), jnp.full(n, -1, jnp.int32), zero)
 
     def step(state: SweepState, batch: Any) -> tuple[SweepState, dict[str, Array]]:
-        def one(old: Any, rest: tuple[Hyper, Array]) -> tuple[Any, tuple[Array, dict]]:
-            hyper, running = rest
-            new, going, info = _step_or_stay(make(hyper), old, running, batch, largest_loss)
-            return new, (going, info)
+        def one(hyper: Hyper, old: Any, running: Array) -> tuple[Any, Array, dict[str, Array]]:
+            return _step_or_stay(make(hyper), old, running, batch, largest_loss)
 
-        states, (running, info) = _update_members(one, state.members, (members, state.running))
+        states, running, info = _over_members(one, members, state.members, state.running)
         return _advance(state, states, running), info
 
     def params(state: SweepState) -> Params:
@@ -98,7 +96,7 @@ def sweep(
     return Learner(init, step, params)
 
 
-def member(stacked: Any, index: int | Int[Array, ""]) -> Any:
+def member(stacked: Any, index: int) -> Any:
     """One member's part of anything with a leading axis of members, such as `Learner.params`."""
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
@@ -158,35 +156,21 @@ def _advance(state: SweepState, members: Any, running: Bool[Array, " members"]) 
 
 
 def _over_members(function: Callable, *arguments: Any) -> Any:
-    """Applies a function to each member: vmapped, but one after another on a CPU."""
+    """Applies a function to each member: vmapped, but on a CPU a few at a time.
+
+    There a loop goes over groups of as many members as there are cores, which XLA runs side by
+    side: the arrays of a member stay in the cache, and memory does not grow with the members.
+    """
     arguments = jax.tree.map(jnp.asarray, arguments)
     if jax.default_backend() != "cpu":
         return jax.vmap(function)(*arguments)
-    return jax.lax.map(lambda some: function(*some), arguments)
+    n = jax.tree.leaves(arguments)[0].shape[0]
+    side = max(i for i in range(1, min(n, os.cpu_count() or 1) + 1) if n % i == 0)
 
+    def side_by_side(group: tuple) -> Any:
+        results = [function(*member(group, i)) for i in range(side)]
+        return jax.tree.map(lambda *parts: jnp.stack(parts), *results)
 
-def _update_members(function: Callable, states: Any, rest: Any) -> tuple[Any, Any]:
-    """`function(state, rest) -> (state, result)` of each member: vmapped, but not on a CPU.
-
-    There as many loops as there are cores, which XLA runs side by side, go over a part of the
-    members each and write their states in place: the arrays of a member stay in the cache, and
-    memory does not grow with the members.
-    """
-    rest = jax.tree.map(jnp.asarray, rest)
-    if jax.default_backend() != "cpu":
-        return jax.vmap(function)(states, rest)
-
-    def one(done: Any, arguments: tuple[Array, Array, Any]) -> tuple[Any, Any]:
-        at, place, own = arguments
-        # Read from where nothing is written: in place, XLA would copy the whole stack each time.
-        new, result = function(member(states, at), own)
-        return jax.tree.map(lambda a, b: a.at[place].set(b), done, new), result
-
-    n = jax.tree.leaves(rest)[0].shape[0]
-    loops = min(n, os.cpu_count() or 1)
-    ends = [n * i // loops for i in range(loops + 1)]
-    parts = []
-    for i, j in zip(ends, ends[1:], strict=False):
-        first, own = jax.tree.map(lambda a, i=i, j=j: a[i:j], (states, rest))
-        parts.append(jax.lax.scan(one, first, (jnp.arange(i, j), jnp.arange(j - i), own)))
-    return jax.tree.map(lambda *some: jnp.concatenate(some), *parts)
+    groups = jax.tree.map(lambda a: a.reshape(n // side, side, *a.shape[1:]), arguments)
+    results = jax.lax.map(side_by_side, groups)
+    return jax.tree.map(lambda a: a.reshape(n, *a.shape[2:]), results)

@@ -28,7 +28,7 @@ Mutual Choice is BatchTopK with another loss against disuse, which hardly acts h
 quantisation begins with far-off rests as words and moves only those that are chosen: it is not done
 after 600 steps of this rate (ten times the rate explains 0.53). In `variational` the unit noise of
 all 512 latents takes part in the choice of 16, so the means learn little.
-`structured` explains all because at its default weight the low-rank code takes over what the latents
+`structured` explains all because at its default weight the low-rank code takes over what latents
 should explain: its row says nothing of 16 latents.
 """
 

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float
-
-from jaxinterp.dictionaries.base import Codes
+from jaxtyping import Array, Float, Int
 
 Ref = Any  # memory that a kernel reads and writes
 
@@ -25,7 +23,7 @@ def encode_topk(
     rows: int = 128,
     columns: int = 256,
     interpret: bool = False,
-) -> Codes:
+) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     r"""The k largest of `x @ encoder.T + bias` in each row, as `sparsify.largest` gives them.
 
     A block of `rows` inputs stays in fast memory while the encoder passes by in blocks of
@@ -79,7 +77,7 @@ def encode_topk(
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
         interpret=interpret,
     )(x, encoder, bias[None])
-    return Codes(values[:, :k].astype(x.dtype), indices[:, :k])
+    return values[:, :k].astype(x.dtype), indices[:, :k]
 
 
 def _kernel(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.sparse_products import gather_sum
 from jaxinterp.dictionaries.sparsify import largest
 from jaxinterp.kernels import encode_topk, sparse_decode
@@ -26,7 +27,7 @@ def test_fused_top_k_orders_ties_as_the_reference(rng, n, d, width, k):
     bias = jnp.asarray(rng.integers(-1, 2, width), jnp.float32)
     want = whole(x, encoder, bias, k)
     assert len(np.unique(want.values[0])) < k
-    got = encode_topk(x, encoder, bias, k, rows=8, columns=128, interpret=True)
+    got = Codes(*encode_topk(x, encoder, bias, k, rows=8, columns=128, interpret=True))
     np.testing.assert_array_equal(got.values, want.values)
     np.testing.assert_array_equal(got.indices, want.indices)
 
@@ -34,7 +35,7 @@ def test_fused_top_k_orders_ties_as_the_reference(rng, n, d, width, k):
 def test_fused_top_k_in_bfloat16_keeps_the_type_and_adds_in_float32(rng):
     x, encoder = (jnp.asarray(rng.normal(size=(m, 64)), jnp.bfloat16) for m in (8, 200))
     bias = jnp.asarray(rng.normal(size=200), jnp.bfloat16)
-    got = encode_topk(x, encoder, bias, 5, rows=8, columns=128, interpret=True)
+    got = Codes(*encode_topk(x, encoder, bias, 5, rows=8, columns=128, interpret=True))
     exact = whole(*(a.astype(jnp.float32) for a in (x, encoder, bias)), 5)
     assert got.values.dtype == jnp.bfloat16
     np.testing.assert_array_equal(got.indices, exact.indices)
@@ -81,7 +82,10 @@ def test_a_call_site_chooses_by_platform(rng):
     @jax.jit
     def chosen(x, encoder, bias):
         kernel, reference = (partial(f, k=k) for f in (encode_topk, whole))
-        return jax.lax.platform_dependent(x, encoder, bias, tpu=kernel, default=reference)
+        found = jax.lax.platform_dependent(
+            x, encoder, bias, tpu=kernel, default=lambda *given: tuple(reference(*given))
+        )
+        return Codes(*found)
 
     np.testing.assert_array_equal(
         chosen(x, encoder, bias).indices, whole(x, encoder, bias, k).indices

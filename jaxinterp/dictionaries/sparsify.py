@@ -19,8 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.shards import Split, ambient_split
 from jaxinterp.dictionaries.sparse_products import gather_dot, gather_sum, map_row_blocks
+from jaxinterp.selection import ascending_places, halving_pays, largest_places
 
-_CACHED = 2**21  # scores that the cores of a CPU share without going to memory
+_CACHED = 2**19  # scores that the cores of a CPU share without going to memory
+_ROWS = 128  # at least, for a fast product
 
 
 def largest(scores: Float[Array, "batch width"], k: int) -> Codes:
@@ -31,16 +33,32 @@ def largest(scores: Float[Array, "batch width"], k: int) -> Codes:
     """
     split = ambient_split(*scores.shape)
     if split is None:
-        values, indices = jax.lax.top_k(scores, k)
-        # In the order of top_k itself, XLA fails to compile programs for several CPU devices.
-        indices, values = jax.lax.optimization_barrier((indices, values))
-        return Codes(values, indices)
+        top_k = functools.partial(_top_k, k=k)
+        if not halving_pays(scores.shape[1], k):
+            return top_k(scores)
+        return jax.lax.platform_dependent(
+            scores, cpu=functools.partial(_halved, k=k), default=top_k
+        )
 
     def on_device(scores: Array) -> Codes:
         own = scores.shape[1]
         return _best_of_all(largest(scores, min(k, own)), k, own, split)
 
     return split.run(on_device, (scores,), (split.by_both(),), split.by_row())
+
+
+def _halved(scores: Float[Array, "batch width"], *, k: int) -> Codes:
+    indices = largest_places(scores, k)
+    values = jnp.take_along_axis(scores, indices, axis=1)
+    order = ascending_places(-values)
+    return Codes(*(jnp.take_along_axis(a, order, axis=1) for a in (values, indices)))
+
+
+def _top_k(scores: Float[Array, "batch width"], *, k: int) -> Codes:
+    values, indices = jax.lax.top_k(scores, k)
+    # In the order of top_k itself, XLA fails to compile programs for several CPU devices.
+    indices, values = jax.lax.optimization_barrier((indices, values))
+    return Codes(values, indices)
 
 
 def _best_of_all(mine: Codes, k: int, own: int, split: Split) -> Codes:
@@ -158,7 +176,7 @@ def _largest_scores(x: Array, encoder: Array, bias: Array, k: int) -> Codes:
         return largest(x @ encoder.T + bias[None], k)
 
     def blocked(x: Array, encoder: Array, bias: Array) -> Codes:
-        block = max(1, _CACHED // encoder.shape[0])
+        block = max(_ROWS, _CACHED // encoder.shape[0])
         return map_row_blocks(lambda x: whole(x, encoder, bias), (x,), block)
 
     return jax.lax.platform_dependent(x, encoder, bias, cpu=blocked, default=whole)

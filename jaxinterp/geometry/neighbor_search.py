@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinterp.selection import ascending_places, largest_places
+
 Metric = Callable[[Array, Array], Array]
 
 # Candidates kept beyond k: ranks that float32 cancellation may have swapped at the boundary.
@@ -61,26 +63,31 @@ def prepare_keys(
 
 
 def smallest(scores: Float[Array, "b m"], keep: int, group: int) -> tuple[Array, Array]:
-    """The `keep` smallest scores of each row with their key numbers, ties to the lowest number.
+    """The `keep` smallest scores of each row with their key numbers, in the order of these.
+
+    Of equal scores those of the lowest numbers.
 
     Two stages, because selecting among all keys costs several times the matrix product on a CPU:
     the `keep` groups of smallest minimum contain all the winners (each group of smaller minimum
     holds a smaller key), then the winners are selected among the `keep * group` members.
     """
     if group == 1:
-        values, position = lax.top_k(-scores, keep)
-        return -values, position
+        number = largest_places(-scores, keep)
+        return _picked(scores, number), number
     rows, number_of_keys = scores.shape
     stride = number_of_keys // group
     minima = scores.reshape(rows, group, stride).min(axis=1)
-    # Both outputs of top_k stay in use: XLA replaces a top_k of values only by a full sort.
-    minimum, chosen = lax.top_k(-minima, keep)
-    chosen = jnp.sort(jnp.where(jnp.isnan(minimum), 0, chosen), axis=1)
+    chosen = largest_places(-minima, keep)
     member = jnp.arange(group)[None, None, :]
     stored = (member * stride + chosen[:, :, None]).reshape(rows, keep * group)
     number = (member + group * chosen[:, :, None]).reshape(rows, keep * group)
-    values, position = lax.top_k(-jnp.take_along_axis(scores, stored, axis=1), keep)
-    return -values, jnp.take_along_axis(number, position, axis=1)
+    members = _picked(scores, stored)
+    position = largest_places(-members, keep)
+    return _picked(members, position), _picked(number, position)
+
+
+def _picked(rows: Array, places: Int[Array, "b k"]) -> Array:
+    return jnp.take_along_axis(rows, places, axis=1)
 
 
 def merge(
@@ -140,8 +147,9 @@ def nearest_in_block(
     values, number = smallest(scores, keep, group)
     distances = values if metric else squared_distances(queries, keys.points, number)
     distances = jnp.where(jnp.isinf(values), jnp.inf, distances)
-    distances, indices = lax.sort((distances, number + keys.start), dimension=1, num_keys=2)
-    return distances, indices
+    # In the order of the numbers until here, so equal distances stay in it.
+    order = ascending_places(distances)
+    return _picked(distances, order), _picked(number + keys.start, order)
 
 
 def nearest(

@@ -20,6 +20,7 @@ from jaxinterp.geometry.neighbor_search import (
     prepare_keys,
     squared_distances,
 )
+from jaxinterp.selection import WORD
 
 NamedMetric = Literal["euclidean", "cosine"]
 
@@ -38,7 +39,7 @@ def k_nearest(
     *,
     metric: NamedMetric | Metric = "euclidean",
     valid: Bool[Array, " n"] | None = None,
-    block: tuple[int, int] = (256, 32768),
+    block: tuple[int, int] = (128, 32768),
 ) -> Neighbors:
     r"""Exact k nearest neighbours of every point among the others.
 
@@ -218,7 +219,8 @@ def _search(
     number = points.shape[0]
     columns = min(block[1], number)
     group = 1 if function is not None else group_size(columns, k + SPARE_CANDIDATES)
-    columns += -columns % group
+    # Whole words of group minima, which are selected sooner.
+    columns += -columns % (group if group == 1 else WORD * group)
     blocks = -(-number // columns)
     padded = jnp.pad(points / scale, ((0, blocks * columns - number), (0, 0)))
     present = jnp.pad(valid, (0, blocks * columns - number)).reshape(blocks, columns)

@@ -110,13 +110,23 @@ def test_no_batch_by_width_array_in_decode_or_backward():
     assert both.count((batch, width)) <= forward.count((batch, width))
 
 
-def test_selection_compiles_to_top_k_and_not_to_a_sort():
+@pytest.mark.parametrize(("k", "heap"), [(4, True), (16, False)])
+def test_selection_compiles_to_top_k_or_halving_and_not_to_a_sort(k, heap):
     def kept(x):
-        return sparsify.largest(x, 4).values[:, -1]  # only a part is used: the trap
+        return sparsify.largest(x, k).values[:, -1]  # only a part is used: the trap
 
     text = jax.jit(kept).lower(jnp.ones((64, 512))).compile().as_text()
-    assert "TopK" in text
+    assert ("TopK" in text) == heap
     assert " sort(" not in text
+
+
+@pytest.mark.parametrize("width", [64, 512])
+def test_the_largest_come_in_order_and_of_equal_ones_the_first(width):
+    scores = np.round(3 * np.random.default_rng(0).standard_normal((20, width)))
+    values, indices = sparsify.largest(jnp.asarray(scores, jnp.float32), 16)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :16]
+    np.testing.assert_array_equal(indices, order)
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, order, axis=1))
 
 
 def test_atoms_stay_on_the_sphere_and_the_gradient_is_tangent(setup):

@@ -114,7 +114,7 @@ def ended(processes):
 def pair(*arguments, others=(), port=None):
     """The command lines of two processes; `others` is what only the second is given."""
     join = ["--coordinator", f"localhost:{port or free_port()}", "--processes", 2]
-    join += ["--timeout", 120, "--heartbeat", 30]
+    join += ["--timeout", 120, "--heartbeat", 10]
     return [
         ["-m", "jaxinterp", *arguments, *join, "--process", i, *(others if i else ())]
         for i in range(2)

@@ -69,13 +69,17 @@ def ascending_places(numbers: Float[Array, "n m"]) -> Int[Array, "n m"]:
 
 
 def _by_comparing(numbers: Float[Array, "n m"]) -> Int[Array, "n m"]:
-    places = jnp.arange(numbers.shape[1], dtype=jnp.int32)
-    mine, other = numbers[:, None, :], numbers[:, :, None]
-    earlier = (places[:, None] < places[None])[None]
-    rank = ((other < mine) | ((other == mine) & earlier)).sum(1, dtype=jnp.int32)
-    rows = jnp.arange(len(numbers))[:, None]
-    empty = jnp.zeros_like(rank)
-    return empty.at[rows, rank].set(places[None], unique_indices=True, mode="promise_in_bounds")
+    n, m = numbers.shape
+    words = -(-m // WORD)
+    places = jnp.arange(words * WORD, dtype=jnp.int32).reshape(words, WORD, 1)
+    others = jnp.pad(numbers, ((0, 0), (0, words * WORD - m)), constant_values=jnp.inf)
+    others, mine = others.reshape(n, words, WORD, 1), numbers[:, None, None, :]
+    earlier = (places < jnp.arange(m, dtype=jnp.int32)[None, None])[None]
+    before = (others < mine) | ((others == mine) & earlier)
+    rank = before.sum(2, dtype=jnp.int8).sum(1, dtype=jnp.int32)
+    order, rows = jnp.zeros_like(rank), jnp.arange(n)[:, None]
+    which = jnp.arange(m, dtype=jnp.int32)[None]
+    return order.at[rows, rank].set(which, unique_indices=True, mode="promise_in_bounds")
 
 
 def _heap_places(scores: Float[Array, "n m"], k: int) -> Int[Array, "n k"]:
@@ -100,9 +104,7 @@ def _by_halving(scores: Float[Array, "n m"], *, k: int) -> Int[Array, "n k"]:
     above = (scores > low[:, None]) | ~bounded[:, None]
     edge = _packed(above & (scores <= high[:, None]))
     wanted = k - lax.population_count(sure).sum(1, dtype=jnp.int32)
-    places = _places(sure | _first_bits(edge, wanted), k)
-    # Written out once: the compiler would find each place anew wherever it is used.
-    return lax.optimization_barrier(jnp.minimum(places, scores.shape[1] - 1))
+    return jnp.minimum(_places(sure | _first_bits(edge, wanted), k), scores.shape[1] - 1)
 
 
 def _bracket(
@@ -173,28 +175,38 @@ def _first_bits(words: UInt[Array, "n words"], wanted: Int[Array, " n"]) -> Arra
     """The first `wanted` true bits of each row alone."""
     counts, before = _before(words)
     left = jnp.clip(wanted[:, None] - before, 0, counts)
-    end = jnp.where(left < counts, _nth(words, left), WORD)  # of the first bit that is not wanted
-    below = (jnp.uint32(1) << jnp.minimum(end, WORD - 1).astype(jnp.uint32)) - jnp.uint32(1)
-    return jnp.where(end == WORD, words, words & below)
+    end = _nth(words, left, jnp.zeros_like(left))  # of the first bit that is not wanted
+    below = (jnp.uint32(1) << end.astype(jnp.uint32)) - jnp.uint32(1)
+    return jnp.where(left < counts, words & below, words)
 
 
 def _places(words: UInt[Array, "n words"], k: int) -> Int[Array, "n k"]:
     """Places of the first k true bits of each row."""
     counts, before = _before(words)
-    rank = jnp.arange(k, dtype=jnp.int32)[None]
+    rank = jnp.arange(k, dtype=jnp.int32)
     search = functools.partial(jnp.searchsorted, side="right", method="scan_unrolled")
-    word = jax.vmap(search, (0, None))(before + counts, rank[0]).astype(jnp.int32)
+    word = jax.vmap(search, (0, None))(before + counts, rank).astype(jnp.int32)
     word = jnp.minimum(word, words.shape[1] - 1)
-    inside = rank - jnp.take_along_axis(before, word, axis=1)
-    return word * WORD + _nth(jnp.take_along_axis(words, word, axis=1), inside)
+    inside = rank[None] - jnp.take_along_axis(before, word, axis=1)
+    return _nth(jnp.take_along_axis(words, word, axis=1), inside, WORD * word)
 
 
-def _nth(words: UInt[Array, "n w"], rank: Int[Array, "n w"]) -> Int[Array, "n w"]:
-    """Place in each word of the true bit that has `rank` true bits before it."""
-    place = jnp.zeros_like(rank)
-    for size in (16, 8, 4, 2, 1):
-        part = (words >> place.astype(jnp.uint32)) & jnp.uint32((1 << size) - 1)
-        count = lax.population_count(part).astype(jnp.int32)
+def _nth(
+    words: UInt[Array, "n w"], rank: Int[Array, "n w"], start: Int[Array, "n w"]
+) -> Int[Array, "n w"]:
+    """Place in each word, counted from `start`, of the true bit with `rank` true bits before it.
+
+    A loop, so that places are written out: fused into what uses them they would be found again for
+    every use.
+    """
+
+    def halve(step: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        place, rank = state
+        size = jnp.int32(WORD // 2) >> step
+        part = words >> (place % WORD).astype(jnp.uint32)
+        count = lax.population_count(part & ((jnp.uint32(1) << size.astype(jnp.uint32)) - 1))
+        count = count.astype(jnp.int32)
         higher = rank >= count
-        place, rank = jnp.where(higher, place + size, place), jnp.where(higher, rank - count, rank)
-    return place
+        return jnp.where(higher, place + size, place), jnp.where(higher, rank - count, rank)
+
+    return lax.fori_loop(0, WORD.bit_length() - 1, halve, (start, rank))[0]

@@ -9,9 +9,10 @@ loaded a small dictionary before and sleeps while others run; cold means that th
 forgotten the file. Ratios are of medians, of seconds that passed and of seconds of processor, the
 fairer ones on a busy machine; memory is the peak above what the process held before.
 
-Expected: memory at most 1.1 of the size in every format; time at most 1.2 of `read` where the
-parameters lie as we keep them (sparsify) and for cold files; warm files of the other formats, in
-which one of the two matrices has to be turned round, take longer, as memory is then the limit.
+Expected: memory at most 1.1 of the size, but for Llama Scope (1.54, pages of the mapped file: its
+scales are folded into rows that lie across the file); time at most 1.2 of `bytes`, but for cold
+Gemma Scope files and Llama Scope. `read` of a warm file is faster than any load that has to turn
+one of the two matrices round.
 """
 
 import os

@@ -1,7 +1,6 @@
 """Tensors of a file that are not read yet: what is asked for is read, and nothing else."""
 
 import itertools
-import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -60,7 +59,10 @@ def held(name: str, array: Any) -> Lazy:
             pages.madvise(mmap.MADV_DONTNEED)  # the system still has them, this process has not
 
     def read(region: Region) -> np.ndarray:
-        return np.asarray(array[region])  # where there is no axis, NumPy gives a number
+        part = np.asarray(array[region])  # where there is no axis, NumPy gives a number
+        if pages is not None:
+            _fetch(pages, part)
+        return part
 
     return Lazy(name, array.shape, array.dtype, read, tuple(order), release)
 
@@ -139,23 +141,21 @@ def times_rows(lazy: Lazy, factors: np.ndarray) -> Lazy:
 
 def row_norms(lazy: Lazy) -> np.ndarray:
     """Euclidean length of each row, in float64, without holding the tensor."""
-    return _for_rows(lazy, lambda rows: np.linalg.norm(rows.reshape(len(rows), -1), axis=1))
+    return np.sqrt(_summed(lazy, lambda part, _: np.square(part).reshape(len(part), -1).sum(1)))
 
 
 def products(lazy: Lazy, vector: np.ndarray) -> np.ndarray:
     """Product of each row of a matrix with a vector, in float64, without holding the matrix."""
-    return _for_rows(lazy, lambda rows: rows @ vector)
+    return _summed(lazy, lambda part, region: part @ vector[region[1]])
 
 
-def _for_rows(lazy: Lazy, reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    found = np.empty(lazy.shape[0])
-    step = max(1, _CHUNK_BYTES // max(1, math.prod(lazy.shape[1:]) * 8))
-    for start in range(0, lazy.shape[0], step):
-        rows = slice(start, min(start + step, lazy.shape[0]))
-        part = lazy.read((rows, *(slice(0, n) for n in lazy.shape[1:])))
-        found[rows] = reduce(part.astype(np.float64))
+def _summed(lazy: Lazy, reduce: Callable[[np.ndarray, Region], np.ndarray]) -> np.ndarray:
+    """One number for each row, added up over blocks in the order in which the file has them."""
+    total = np.zeros(lazy.shape[0])
+    for region in _blocks(lazy, lazy.shape, total.itemsize):
+        total[region[0]] += reduce(lazy.read(region).astype(np.float64), region)
         lazy.release()
-    return found
+    return total
 
 
 def place(lazy: Lazy, dtype: Any, sharding: NamedSharding | None = None) -> Array:
@@ -232,6 +232,18 @@ def _copy(out: np.ndarray, part: np.ndarray) -> None:
         for i in range(0, of.shape[0], _TILE):
             for j in range(0, of.shape[1], line):
                 into[i : i + _TILE, j : j + line] = of[i : i + _TILE, j : j + line]
+
+
+def _fetch(pages: mmap.mmap, part: np.ndarray) -> None:
+    """Has the system read a part of a mapped file, and as much after it, while we work."""
+    if not hasattr(mmap, "MADV_WILLNEED") or part.nbytes < mmap.PAGESIZE:
+        return  # a single number is no view of the map either
+    low, high = np.lib.array_utils.byte_bounds(part)
+    if high - low > part.nbytes:  # what lies between was not asked for
+        return
+    start = low - np.frombuffer(pages, np.uint8).ctypes.data
+    start -= start % mmap.PAGESIZE
+    pages.madvise(mmap.MADV_WILLNEED, start, min(2 * part.nbytes, len(pages) - start))
 
 
 def _map_of(array: np.ndarray) -> mmap.mmap | None:

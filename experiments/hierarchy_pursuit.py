@@ -28,8 +28,9 @@ pursuits miss 2 to 4 times less than TopK at its own k, and lengths from 2 to 16
 inference with errors that fall and then stay; so it is with TopK, whose latents are rectified.
 Recovering the hierarchy is a negative result: all find the parents (cosine 0.99), none the children
 (mean cosine 0.70, 0.73 and 0.77; above 0.9: 10, 8 and 4 %), which siblings of cosine 0.6 blur. With
-one family and always one child, parent and child span a plane in which no pair of atoms is better
-than another: nobody finds even the parents.
+one family and always one child (second command), parent and child span a plane in which no pair of
+atoms is better than another: nobody finds even the parents (mean cosine 0.76 to 0.80, above 0.9: 4
+to 8 %).
 """
 
 from collections.abc import Callable

@@ -89,16 +89,16 @@ def test_ascending_order_is_stable(m, kind):
 def test_halving_takes_few_steps_and_ends_at_ties():
     """What all is about: not one step a bit, and no endless loop where numbers are equal."""
     steps = []
-    counted = selection._count
+    counted = selection.count_true
 
-    def counting(mask):
+    def counting(mask, axis):
         jax.debug.callback(lambda: steps.append(1))
-        return counted(mask)
+        return counted(mask, axis)
 
     for kind, most in (("plain", 24), ("tied", 60), ("infinite", 60), ("wide", 60)):
         steps.clear()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(selection, "_count", counting)
+            patch.setattr(selection, "count_true", counting)
             jax.block_until_ready(
                 jax.jit(lambda x: selection._bracket(x, 28))(jnp.asarray(rows(448, kind)))
             )

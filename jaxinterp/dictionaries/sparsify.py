@@ -10,12 +10,12 @@ the result is that of one device, ties included, and nothing of the size of the 
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxinterp import selection
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.shards import Split, ambient_split
 from jaxinterp.dictionaries.sparse_products import gather_dot, gather_sum, map_row_blocks
@@ -50,7 +50,8 @@ def largest(scores: Float[Array, "batch width"], k: int) -> Codes:
 def _halved(scores: Float[Array, "batch width"], *, k: int) -> Codes:
     indices = largest_places(scores, k)
     values = jnp.take_along_axis(scores, indices, axis=1)
-    order = ascending_places(-values)
+    # NaN first, as `lax.top_k` has it.
+    order = ascending_places(jnp.where(jnp.isnan(values), -jnp.inf, -values))
     return Codes(*(jnp.take_along_axis(a, order, axis=1) for a in (values, indices)))
 
 
@@ -114,21 +115,16 @@ def own_of_largest(
 
 
 def count_true(mask: Bool[Array, "n width"], axis: int) -> Int[Array, " m"]:
-    """How many entries of each row (axis 1) or column (axis 0) are true.
-
-    In bytes first, at most 64 to a byte: several times as fast on a CPU, which would otherwise
-    write out the mask as numbers.
-    """
+    """`selection.count_true`, also of a mask that is split over devices."""
     split = ambient_split(*mask.shape)
-    if split is not None:
-        add, lies = (
-            (split.add_latents, split.by_row()) if axis else (split.add_rows, split.by_latent())
-        )
-        return split.run(lambda own: add(count_true(own, axis)), (mask,), (split.by_both(),), lies)
-    size = mask.shape[axis]
-    groups = math.gcd(size, 64)
-    shape = mask.shape[:axis] + (groups, size // groups) + mask.shape[axis + 1 :]
-    return mask.reshape(shape).sum(axis, dtype=jnp.int8).sum(axis, dtype=jnp.int32)
+    if split is None:
+        return selection.count_true(mask, axis)
+    add, lies = (split.add_latents, split.by_row()) if axis else (split.add_rows, split.by_latent())
+
+    def on_device(own: Array) -> Array:
+        return add(selection.count_true(own, axis))
+
+    return split.run(on_device, (mask,), (split.by_both(),), lies)
 
 
 def selected_scores(

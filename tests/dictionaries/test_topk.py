@@ -127,6 +127,10 @@ def test_the_largest_come_in_order_and_of_equal_ones_the_first(width):
     order = np.argsort(-scores, axis=1, kind="stable")[:, :16]
     np.testing.assert_array_equal(indices, order)
     np.testing.assert_array_equal(values, np.take_along_axis(scores, order, axis=1))
+    spoilt = jnp.asarray(scores, jnp.float32).at[3, 7].set(jnp.nan)
+    values, indices = sparsify.largest(spoilt, 16)
+    assert jnp.isnan(values[3, 0])
+    assert indices[3, 0] == 7
 
 
 def test_atoms_stay_on_the_sphere_and_the_gradient_is_tangent(setup):

@@ -1,4 +1,7 @@
-"""Tensors of a file that are not read yet: what is asked for is read, and nothing else."""
+"""Tensors of a file that are not read yet: what is asked for is read, in blocks.
+
+Of a mapped file the system is also told to fetch the next block, which this process does not hold.
+"""
 
 import itertools
 import mmap

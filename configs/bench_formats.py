@@ -25,5 +25,5 @@ class BenchFormats:
     formats: tuple[str, ...] = (
         *("sparsify", "jaxinterp", "dictionary_learning", "gemma_scope", "llama_scope"),
     )
-    rounds: int = 5
+    rounds: int = 4
     folder: str = ""

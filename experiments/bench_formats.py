@@ -5,7 +5,8 @@
 A random dictionary is written in each format, and loaded by `formats.load` in turns with three that
 only read: `read`, all of the file into fresh memory at once; `bytes`, `Path.read_bytes`; and
 `tensors`, safetensors' own reader where the file is its. Each in a process of its own that has
-loaded a small dictionary before and sleeps while others run; cold means that the system has
+loaded a small dictionary before and sleeps while others run, another one first in each round: a
+virtual machine pays for memory that the one before gave back. Cold means that the system has
 forgotten the file. Ratios are of medians, of seconds that passed and of seconds of processor, the
 fairer ones on a busy machine; memory is the peak above what the process held before.
 
@@ -114,11 +115,11 @@ def measure(config: BenchFormats, form: str, folder: Path) -> None:
         for name in names
     }
     found: dict[tuple[str, str], list[Sample]] = {}
-    for _ in range(config.rounds):
-        for name, turn in turns.items():
+    for i in range(config.rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
             forget(path)
-            found.setdefault((name, "cold"), []).append(turn())
-            found.setdefault((name, "warm"), []).append(turn())
+            found.setdefault((name, "cold"), []).append(turns[name]())
+            found.setdefault((name, "warm"), []).append(turns[name]())
     for turn in turns.values():
         turn.stop()
     size = path.stat().st_size

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxinterp.activations.normalise import Affine, apply, invert
+from jaxinterp.activations.normalise import Affine, apply, invert, scaling
 from jaxinterp.dictionaries import base, formats, penalties, registry, scores
 from jaxinterp.dictionaries.atoms import free
 from jaxinterp.dictionaries.fold import fold
 from jaxinterp.dictionaries.formats import lazy, native
+from jaxinterp.dictionaries.formats import stored as stored_module
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.topk import topk
 from jaxinterp.parallel import make_mesh
@@ -286,19 +287,25 @@ def test_a_normalisation_is_kept_and_folded_when_it_is_loaded(tmp_path, encoder)
     assert (encoder == "linear") == bool(jnp.any(folded["decoder"] != params["decoder"]))
 
 
+# What multiplies each coordinate by itself is folded without regard to rows.
+STRETCH = scaling(np.arange(6.0), [2.0, 1 / 3, 1, 3, 1, 0.7])
+
+
+@pytest.mark.parametrize("spaces", [SPACES, STRETCH], ids=["matrix", "stretch"])
 @pytest.mark.parametrize("variant", ["relu", "gated", "jumprelu"])
 @pytest.mark.parametrize("encoder", ["linear", "uncentred"])
-def test_a_normalisation_is_folded_in_pieces(tmp_path, variant, encoder, monkeypatch):
+def test_a_normalisation_is_folded_in_pieces(tmp_path, variant, encoder, spaces, monkeypatch):
     """As `fold` does at once, but a few rows at a time, and each device its own."""
     options = {"width": 24, "scores": encoder}
     dictionary = registry.build(variant, options)
     params = dictionary.init(jax.random.key(0), jnp.ones((9, 6)))
     noise = np.random.default_rng(0)
     params = {n: jnp.asarray(v + 0.3 * noise.normal(size=v.shape)) for n, v in params.items()}
-    stored = formats.from_memory(variant, options, params)._replace(normalisation=SPACES)
+    stored = formats.from_memory(variant, options, params)._replace(normalisation=spaces)
     native.write(tmp_path, stored)
-    _, expected = fold(dictionary, params, SPACES)
+    _, expected = fold(dictionary, params, spaces)
     monkeypatch.setattr(lazy, "_CHUNK_BYTES", 256)
+    monkeypatch.setattr(stored_module, "_AT_ONCE", 5)
     for mesh in (None, make_mesh("data=2,model=4")):
         loaded, folded, _ = formats.load(tmp_path, mesh=mesh)
         assert loaded.width == 24

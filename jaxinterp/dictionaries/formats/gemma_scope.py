@@ -68,8 +68,8 @@ def read_first(path: Path) -> Stored:
     if source.get("site") == "embed":
         # As SAELens does; what is said of these files elsewhere was not found.
         size = tensors["decoder"].shape[1] ** 0.5
-        tensors["encoder"] = _times(tensors["encoder"], 1 / size)
-        tensors["decoder"] = _times(tensors["decoder"], size)
+        tensors["encoder"] = lazy.times(tensors["encoder"], 1 / size)
+        tensors["decoder"] = lazy.times(tensors["decoder"], size)
         notes.append("trained on embeddings times sqrt(d): encoder and decoder take them without")
     transcoder = "into" in source or tensors["encoder"].shape != tensors["decoder"].shape
     return _stored(FIRST, weights, tensors, transcoder, source, notes)
@@ -203,10 +203,6 @@ def _second_source(weights: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 def _short(hook: str) -> str:
     found = re.fullmatch(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)", hook)
     return f"L{found[1]}.{_HOOKS[found[2]]}" if found and found[2] in _HOOKS else hook
-
-
-def _times(tensor: Lazy, factor: float) -> Lazy:
-    return lazy.changed(tensor, lambda part, _: part.astype(np.float64) * factor)
 
 
 def _summed(tensor: Lazy) -> Lazy:

@@ -5,7 +5,9 @@ Of a mapped file the system is also told to fetch the next block, which this pro
 
 import itertools
 import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +18,10 @@ from jaxtyping import Array
 
 from jaxinterp import files
 
-_CHUNK_BYTES = 32 << 20  # read at once, so that a change of type or axes never doubles a tensor
+_CHUNK_BYTES = 16 << 20  # read at once, so that a change of type or axes never doubles a tensor
+_WORKERS = min(4, os.cpu_count() or 1)  # blocks at once: NumPy lets go of the interpreter
 _LINE_BYTES, _TILE = 64, 1024  # a tile that changes the order of axes: a cache line by so many
+_FETCH_BYTES = 512 << 10  # asked of the system at once: of larger requests it drops the rest
 
 Region = tuple[slice, ...]
 
@@ -132,12 +136,17 @@ def by_rows(lazy: Lazy, rows: Callable[[slice], np.ndarray]) -> Lazy:
     return lazy._replace(shape=shape, read=read, order=None)
 
 
-def times_rows(lazy: Lazy, factors: np.ndarray) -> Lazy:
-    """Every row (or number, of a vector) times its own factor; computed in float64."""
+def times(lazy: Lazy, factors: Any) -> Lazy:
+    """A tensor times factors that broadcast over it; multiplied in float64, rounded once."""
+    factors = np.asarray(factors, np.float64)
+    factors = factors.reshape((1,) * (len(lazy.shape) - factors.ndim) + factors.shape)
 
     def change(part: np.ndarray, region: Region) -> np.ndarray:
-        rows = factors[region[0]].astype(np.float64)
-        return part.astype(np.float64) * rows.reshape((-1,) + (1,) * (part.ndim - 1))
+        asked = zip(region, factors.shape, strict=True)
+        own = factors[tuple(s if n > 1 else slice(None) for s, n in asked)]
+        # Into memory in the part's own order of axes: nothing of twice its size is made.
+        out = np.empty_like(part)
+        return np.multiply(part, own, out=out, dtype=np.float64, casting="unsafe")
 
     return changed(lazy, change)
 
@@ -195,14 +204,23 @@ def place(lazy: Lazy, dtype: Any, sharding: NamedSharding | None = None) -> Arra
 
 
 def _read(lazy: Lazy, region: Region, dtype: np.dtype) -> np.ndarray:
-    """A part in another type and order, block after block into memory that JAX takes over."""
+    """A part in another type and order, a few blocks at a time into memory that JAX takes over."""
     out = files.aligned_empty([s.stop - s.start for s in region], dtype)
     itemsize = max(dtype.itemsize, lazy.dtype.itemsize)
-    for block in _blocks(lazy, out.shape, itemsize):
+
+    def copy(block: Region) -> None:
         asked = zip(region, block, strict=True)
         part = lazy.read(tuple(slice(r.start + b.start, r.start + b.stop) for r, b in asked))
         _copy(out[(*block, ...)], part)  # the dots keep an array where there is no axis
         lazy.release()
+
+    blocks = list(_blocks(lazy, out.shape, itemsize))
+    if len(blocks) == 1:
+        copy(blocks[0])
+        return out
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        for _ in pool.map(copy, blocks):  # raises what a block raised
+            pass
     return out
 
 
@@ -246,7 +264,8 @@ def _fetch(pages: mmap.mmap, part: np.ndarray) -> None:
         return
     start = low - np.frombuffer(pages, np.uint8).ctypes.data
     start -= start % mmap.PAGESIZE
-    pages.madvise(mmap.MADV_WILLNEED, start, min(2 * part.nbytes, len(pages) - start))
+    for at in range(start, min(start + 2 * part.nbytes, len(pages)), _FETCH_BYTES):
+        pages.madvise(mmap.MADV_WILLNEED, at, min(_FETCH_BYTES, len(pages) - at))
 
 
 def _map_of(array: np.ndarray) -> mmap.mmap | None:

@@ -153,9 +153,9 @@ def _architecture(
         if config.get("rescale_acts_by_decoder_norm", False):
             norms = lazy.row_norms(tensors["decoder"])
             inverse = 1 / np.where(norms > 0, norms, 1.0)
-            tensors["encoder"] = lazy.times_rows(tensors["encoder"], norms)
-            tensors["encoder_bias"] = lazy.times_rows(tensors["encoder_bias"], norms)
-            tensors["decoder"] = lazy.times_rows(tensors["decoder"], inverse)
+            tensors["encoder"] = lazy.times(tensors["encoder"], norms[:, None])
+            tensors["encoder_bias"] = lazy.times(tensors["encoder_bias"], norms)
+            tensors["decoder"] = lazy.times(tensors["decoder"], inverse[:, None])
             notes.append("lengths of the atoms were moved into the encoder, as SAELens ranks them")
     if variant == "matryoshka":
         widths = [int(w) for w in config.get("matryoshka_widths") or []]
@@ -178,7 +178,7 @@ def _finetuned(folder: Path, config: Mapping[str, Any], found: dict[str, Lazy]) 
             f"{folder}: its weights scales codes by scaling_factor, cfg.json says it does not "
             "(finetuning_scaling_factor)"
         )
-    return rest | {"W_dec": lazy.times_rows(rest["W_dec"], factors)}
+    return rest | {"W_dec": lazy.times(rest["W_dec"], factors.reshape(-1, 1))}
 
 
 def _pursuit(config: Mapping[str, Any], tensors: dict[str, Lazy]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from jaxinterp.activations.normalise import Affine
 from jaxinterp.dictionaries.base import Dictionary
-from jaxinterp.dictionaries.fold import Spaces, normalised, row_changes
+from jaxinterp.dictionaries.fold import Change, Spaces, normalised, row_changes
 from jaxinterp.dictionaries.formats import lazy, orientation
 from jaxinterp.dictionaries.formats.lazy import Lazy
 from jaxinterp.dictionaries.registry import build
@@ -22,6 +23,7 @@ from jaxinterp.parallel import sharding_of
 # Compared with scores in float32, whatever the type of the rest.
 _PRECISE = ("threshold", "log_threshold")
 _REAL = {np.dtype(kind) for kind in (np.float64, np.float32, np.float16, jnp.bfloat16)}
+_AT_ONCE = 4096  # rows that are changed together
 # Variants whose sample is a pair (x, target).
 _READ_AND_WRITE = (
     *("transcoder", "skip_transcoder"),
@@ -217,13 +219,29 @@ def _folded_tensors(dictionary: Dictionary, stored: Stored) -> dict[str, Lazy] |
         tensor.release()
         return part
 
+    def in_turn(change: Change, which: slice) -> np.ndarray:
+        """A few rows after another: those of a bias are short, but not what they are made of."""
+        steps = range(which.start, which.stop, _AT_ONCE)
+        parts = [change(rows, slice(i, min(i + _AT_ONCE, which.stop))) for i in steps]
+        return np.concatenate(parts)
+
     for name, change in changes.items():
         tensor = tensors[name]
         if name in ("decoder_bias", "skip"):  # small, and every row of them needs all
             tensors[name] = lazy.held(tensor.name, change(rows, slice(None)).astype(tensor.dtype))
+        elif len(tensor.shape) > 1 and _by_coordinate(spaces) and _by_coordinate(stored.target):
+            # The weights are multiplied by a row of factors, in whatever order the file has them.
+            ones = np.ones((1, *tensor.shape[1:]))
+            tensors[name] = lazy.times(tensor, change(lambda *_, ones=ones: ones, slice(0, 1)))
         else:
-            tensors[name] = lazy.by_rows(tensor, partial(change, rows))
+            tensors[name] = lazy.by_rows(tensor, partial(in_turn, change))
     return tensors
+
+
+def _by_coordinate(spaces: Spaces | None) -> bool:
+    """Whether normalising multiplies each coordinate by a number of its own, or not at all."""
+    sites = () if spaces is None else (spaces,) if isinstance(spaces, Affine) else spaces
+    return all(np.ndim(site.matrix) < 2 for site in sites)
 
 
 def header_of(stored: Stored) -> dict[str, Any]:

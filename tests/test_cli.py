@@ -71,6 +71,7 @@ def test_the_same_command_again_finds_its_results(finished, text_folder, capsys)
     assert (folder / "dictionary" / "dictionary.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_rerun_is_bit_equal(finished, text_folder, capsys):
     arguments = ["demo", "--name", "second", "--out", finished, "--text", text_folder, *SMALL]
     assert call(capsys, *arguments)[0] == 0
@@ -152,6 +153,7 @@ def interrupt(process):
     raise AssertionError("the run does not stop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "steps"), [("harvest", 60), ("train dictionary", 6000)])
 def test_a_run_stopped_by_a_signal_goes_on_where_it_was(
     finished, text_folder, tmp_path, when, steps

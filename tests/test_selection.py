@@ -8,7 +8,10 @@ import pytest
 from jaxinterp import selection
 from jaxinterp.selection import ascending_places, largest_places
 
-SHAPES = [(256, 8), (448, 28), (1000, 33), (1250, 300), (4096, 32), (200, 200), (97, 5), (9000, 9)]
+SHAPES = [(256, 8), (1250, 300), (200, 200), (97, 5), (9000, 9)]
+SHAPES += [
+    pytest.param(*size, marks=pytest.mark.slow) for size in [(448, 28), (1000, 33), (4096, 32)]
+]
 
 
 def expected(scores, k):

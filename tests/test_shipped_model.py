@@ -39,6 +39,7 @@ def test_it_is_small_and_documented():
     assert "seed" in card
 
 
+@pytest.mark.slow
 def test_its_loss_on_held_out_text_is_what_the_card_says(shipped):
     """Recomputed on a sample of the held-out documents of this installation."""
     _, held_out = data.split(data.installed_text())

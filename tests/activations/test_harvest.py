@@ -124,6 +124,7 @@ def test_layers_and_heads_become_rows(shipped, rows):
     np.testing.assert_allclose(fields["L3.resid_post"], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 4, "model": 2}])
 def test_a_mesh_changes_nothing(rows, axes):
     mesh = make_mesh(axes)

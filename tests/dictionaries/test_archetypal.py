@@ -82,6 +82,7 @@ def test_the_gradient_is_that_of_the_atoms_by_what_makes_them():
     assert not any(bool(ours[name].any()) for name in ("decoder", "candidates"))
 
 
+@pytest.mark.slow
 def test_candidates_are_points_that_all_keys_share():
     points = jax.random.normal(jax.random.key(0), (200, 5)) * 7
     a, b = (archetypal(30).init(jax.random.key(key), 40, points) for key in (1, 2))

@@ -196,6 +196,7 @@ def test_a_compiled_step_is_the_eager_step(name):
     np.testing.assert_allclose(a_info["loss"], b_info["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sparse_codes_stay_sparse():
     for name in ("archetypal topk", "polynomial topk", "variational"):
         codes = jax.eval_shape(dictionary_of(name).encode, trained(name).params, rows(5, 12))

@@ -91,15 +91,18 @@ RELATIVES = {
     "vector_quantised",
 }
 OPTIMIZER = optax.adam(1e-2)
-every = pytest.mark.parametrize("name", CASES)
+# The others are of the same parts in other combinations.
+FAST = {"relu", "jumprelu", "gated", "topk", "batch_topk", "matryoshka", "matching_pursuit"}
+every = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in CASES]
+)
 # Tests that compile much: other parts in the same variant would say nothing new.
-FAST = {"relu", "jumprelu", "gated", "topk", "batch_topk", "matryoshka"}
 each_variant = pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name in CASES
-        if "-" not in name
+        pytest.param(n, marks=() if n in {"relu", "batch_topk"} else pytest.mark.slow)
+        for n in CASES
+        if "-" not in n
     ],
 )
 

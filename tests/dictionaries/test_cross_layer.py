@@ -58,6 +58,7 @@ def test_batch_topk_follows_the_smallest_kept_score():
         assert info.metrics["l0"] == K * LAYERS
 
 
+@pytest.mark.slow
 def test_batch_topk_revives_dead_latents():
     """The auxiliary loss against NumPy in float64; it moves the dead latents' encoders only."""
     stored, params, _ = stored_case("cross_layer_batch_topk")
@@ -199,6 +200,7 @@ def test_members_of_a_sweep_equal_single_runs():
     )
 
 
+@pytest.mark.slow
 def test_a_feature_that_every_later_layer_repeats_takes_one_latent():
     """Layer 0 reads 10 features; its output and that of both later layers hold them.
 
@@ -234,6 +236,7 @@ def test_a_feature_that_every_later_layer_repeats_takes_one_latent():
     assert (same_latent > 0.9).mean() >= 0.9
 
 
+@pytest.mark.slow
 def test_it_learns_from_a_batch_of_sites():
     stored, _, _ = case("cross_layer_jumprelu")
     ins, outs = ([f"L{i}.{word}" for i in range(3)] for word in ("ln2", "mlp_out"))

@@ -152,6 +152,7 @@ def shares_found(dictionary, steps=900):
     return shares[cosine.argmax(1)], cosine.max(1)
 
 
+@pytest.mark.slow
 def test_shared_and_own_features_are_told_apart_and_weak_ones_need_batch_topk():
     shares, cosine = shares_found(batch_topk_crosscoder(36, 3, dead_after=20_000))
     shared, weak, first, second = np.split(shares, np.cumsum([N_SHARED, N_WEAK, N_EACH]))

@@ -147,6 +147,7 @@ def test_kl_and_downstream_error_fall_below_those_of_the_plain_loss(shipped, row
     assert apart["end to end"] < 0.8 * apart["plain"]
 
 
+@pytest.mark.slow
 def test_a_transcoder_goes_where_it_writes(shipped, batch):
     """Trained through the model, it replaces the perceptron's output and leaves its input alone."""
     dictionary = end_to_end(
@@ -160,6 +161,7 @@ def test_a_transcoder_goes_where_it_writes(shipped, batch):
     assert params["decoder_bias"].shape == empty.shape[-1:]
 
 
+@pytest.mark.slow
 def test_model_parameters_may_be_arguments_of_the_compiled_step(shipped, batch):
     """Built inside the jitted function, the model is an argument and not a constant in it."""
 

@@ -134,6 +134,7 @@ def make_mutual_choice(width):
     return mutual_choice(width, 4, aux_weight=0.0)
 
 
+@pytest.mark.slow
 def test_no_latent_dies_and_inference_keeps_k_on_average():
     codes, state = trained(make_feature_choice)
     used = np.asarray(codes > 0)

@@ -69,6 +69,11 @@ AROUND = {
     *("itda", "matching_pursuit", "orthogonal_pursuit", "row_normalised"),
     *("dependency_sparse", "latent_quantised", "polynomial", "structured", "vector_quantised"),
 }
+# One of each role that parameters play; the others have the same roles.
+FAST = {
+    *("topk", "relu_tied", "jumprelu", "gated", "p_anneal", "topk_mlp", "skip_transcoder"),
+    *("crosscoder", "cross_layer_topk", "temporal", "matching_pursuit", "vector_quantised"),
+}
 # What variants read, and write where that is another space.
 SHAPES = [((D,), None), ((SITES, D), None), ((D,), (T,)), ((SITES, D), (SITES, T))]
 
@@ -81,6 +86,11 @@ class Case(NamedTuple):
     target: tuple[int, ...] | None
     init: Callable
     run: Callable
+
+
+def fast_first(names):
+    ordered = sorted(names, key=lambda name: (name not in FAST, name))
+    return [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in ordered]
 
 
 def build(name):
@@ -208,7 +218,7 @@ def folded(dictionary, params, affine, target):
     return fold(dictionary, params, affine, target=target)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in AROUND])
+@pytest.mark.parametrize("name", fast_first(set(ALL) - AROUND))
 @settings(deadline=None, max_examples=6, derandomize=True, phases=[Phase.generate])
 @given(kind=st.sampled_from(sorted(KINDS)), seed=st.integers(0, 10**6))
 def test_folded_on_raw_equals_itself_on_normalised(name, kind, seed):
@@ -220,7 +230,7 @@ def around(dictionary, params, affine, target):
     return normalised(dictionary, affine, target=target), params
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", fast_first(ALL))
 def test_normalising_around_a_dictionary_is_exact_too(name):
     change = folded if name in AROUND else around
     dictionary, changed = compare(name, "whitening", 5, change)

@@ -24,6 +24,7 @@ def train(dictionary, x, rate=3e-3, steps=150):
     return jax.jit(lambda s: jax.lax.scan(lambda s, _: one.step(s, x), s, length=steps))(state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: topk(64, 4), lambda: relu(64, weight=0.1)])
 def test_half_precision_learns_as_well_with_everything_that_learns_in_float32(make, x):
     whole, info = train(make(), x)

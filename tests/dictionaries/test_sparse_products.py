@@ -61,6 +61,7 @@ def test_derivatives_of_all_three_are_right_to_second_order(blocks, parts):
         check_grads(jax.jit(f), arguments, order=2, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_batch_of_dictionaries_is_a_loop_over_them(blocks, parts):
     values, x, atoms, indices = parts
     many = jnp.stack([atoms, 2 * atoms, -atoms])

@@ -141,6 +141,7 @@ def test_one_program_for_all_values(data, monkeypatch):
     assert len(traces) == 2  # two side by side, in a loop
 
 
+@pytest.mark.slow
 def test_several_sites_learn_from_one_batch(data):
     other = jnp.concatenate([data[:, ::-1], data], axis=1)
     rates = {"rate": jnp.array([1e-3, 3e-3])}

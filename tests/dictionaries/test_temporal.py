@@ -80,6 +80,7 @@ def walk(key, n=32, seq=12, d=16, slow=4):
     return lasting + novel, lasting, novel
 
 
+@pytest.mark.slow
 def test_the_predicted_part_holds_what_lasts_and_the_novel_code_what_is_new():
     steps = 500
     dictionary = temporal(width=64, k=4, heads=2, bottleneck=4)
@@ -151,6 +152,7 @@ def test_contrast_is_the_same_for_codes_of_either_form():
     assert 0 < both[0] < 10
 
 
+@pytest.mark.slow
 def test_contrast_moves_what_lasts_into_the_first_latents():
     """The first latents turn towards the slow directions as the contrast weighs in."""
 

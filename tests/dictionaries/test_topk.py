@@ -158,6 +158,7 @@ def test_silent_latents_are_counted_in_rows(setup):
     np.testing.assert_array_equal(state.stats.silent, np.where(fired, 0, 2 * BATCH))
 
 
+@pytest.mark.slow
 def test_recovers_planted_atoms():
     """Sparse combinations of 64 known directions: at the true sparsity, they are found."""
     n_atoms, d, active = 64, 32, 3

@@ -83,6 +83,7 @@ def planted(skip):
     return (x, on @ writing + x @ past), reading, writing
 
 
+@pytest.mark.slow
 def test_a_planted_sparse_layer_is_recovered():
     """Most units' reading and writing directions come back, both on the same latent."""
     data, reading, writing = planted(skip=0.0)

@@ -61,6 +61,7 @@ def test_the_code_is_the_largest_latent_and_silence_is_a_code_of_its_own():
         np.testing.assert_array_equal(silent, 12)
 
 
+@pytest.mark.slow
 def test_visible_circuit_heads_are_found_from_ten_pairs_of_prompts():
     model = planted.induction_model(jax.random.key(3))
     prompts = planted.induction_prompts(jax.random.key(4), model.encoder.config, 10)

@@ -46,7 +46,13 @@ def test_unbiased_under_the_model(name, dimension):
     )
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in {"two_nn", "hill", "gride"} else pytest.mark.slow)
+        for n in ESTIMATORS
+    ],
+)
 def test_scale_permutation_jit_and_vmap(name):
     estimate, distances = ESTIMATORS[name], model_distances(4.0, 500)
     value = estimate(distances).value
@@ -141,6 +147,7 @@ def test_ladder_sees_the_scale_of_noise():
     assert jnp.all(jnp.diff(scan.radii) > 0)
 
 
+@pytest.mark.slow
 def test_decimation_sees_the_scale_of_noise():
     line = jax.random.uniform(KEY, (1600, 1)) * jnp.asarray([[1.0, 0.0]])
     points = line + 7e-4 * jax.random.normal(KEY, (1600, 2))

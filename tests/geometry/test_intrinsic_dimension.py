@@ -72,6 +72,7 @@ def test_invariance():
     assert any("repeat others" in text for text in explain(doubled))
 
 
+@pytest.mark.slow
 def test_float32_equals_float64():
     points = cloud("M8_Nonlinear", 800)
     single = intrinsic_dimension(jnp.asarray(points), scan_neighbors=2)

@@ -91,6 +91,7 @@ def test_danco_is_not_capped_at_k():
     assert abs(int(geometry.danco(points, balls).value) - 12) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimension", [3])
 def test_graph_and_extrapolated_and_skewness(dimension):
     points = uniform(800, dimension)
@@ -174,6 +175,7 @@ def ball(key, number, dimension):
     return normal / jnp.linalg.norm(normal, axis=1, keepdims=True) * radius
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [2, 3])
 def test_skewness_of_higher_order(order):
     points = jnp.pad(ball(KEY, 400, 12), ((0, 0), (0, 4)))

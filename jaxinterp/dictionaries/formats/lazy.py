@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from jaxinterp import files
 
-_CHUNK_BYTES = 16 << 20  # read at once, so that a change of type or axes never doubles a tensor
+_CHUNK_BYTES = 8 << 20  # read at once, so that a change of type or axes never doubles a tensor
 _WORKERS = min(4, os.cpu_count() or 1)  # blocks at once: NumPy lets go of the interpreter
 _LINE_BYTES, _TILE = 64, 1024  # a tile that changes the order of axes: a cache line by so many
 _FETCH_BYTES = 512 << 10  # asked of the system at once: of larger requests it drops the rest

@@ -330,6 +330,22 @@ def test_a_normalisation_for_each_site_and_one_of_the_target_are_kept(tmp_path):
     assert [float(one.matrix) for one in both] == [2.0, 3.0]
 
 
+@pytest.mark.parametrize("spaces", ["stretch to matrix", "matrix to stretch"])
+def test_input_and_target_are_folded_each_by_its_own(tmp_path, spaces):
+    options = {"width": 12, "recipe": "relu"}
+    draw = np.random.default_rng(0).normal
+    params = {"encoder": draw(size=(12, 6)), "encoder_bias": draw(size=12)}
+    params |= {"decoder": draw(size=(12, 6)), "decoder_bias": draw(size=6)}
+    params = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
+    both = (STRETCH, SPACES) if spaces == "stretch to matrix" else (SPACES, STRETCH)
+    stored = formats.from_memory("transcoder", options, params)
+    native.write(tmp_path, stored._replace(normalisation=both[0], target=both[1]))
+    loaded, folded, _ = formats.load(tmp_path)
+    _, expected = fold(loaded, params, both[0], target=both[1])
+    for name, value in expected.items():
+        np.testing.assert_array_equal(folded[name], value, err_msg=name)
+
+
 def test_a_file_of_the_second_version_with_a_skip_path_still_loads(tmp_path):
     """It called W_skip `skip`."""
     params = {"encoder": jnp.ones((4, 3)), "encoder_bias": jnp.ones(4)}

@@ -89,6 +89,17 @@ def test_what_is_written_is_what_saelens_wrote(name, tmp_path):
             assert ours["metadata"][field] == value
 
 
+def test_pursuit_of_atoms_of_other_lengths_is_refused(tmp_path):
+    stored = formats.open_stored(FIXTURES / "matching_pursuit_uncentred")
+    saelens.write(tmp_path, stored)
+    tensors = load_file(tmp_path / saelens.WEIGHTS)
+    tensors["W_dec"] = np.array(tensors["W_dec"])
+    tensors["W_dec"][3] *= 2
+    save_file(tensors, tmp_path / saelens.WEIGHTS)
+    with pytest.raises(ValueError, match="1 of .* atoms .* first is 3 of length 2"):
+        formats.open_stored(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["jumprelu", "batchtopk_scaled", "skip_transcoder"])
 def test_saelens_opens_what_is_written(name, tmp_path):
     sae_lens = pytest.importorskip("sae_lens")

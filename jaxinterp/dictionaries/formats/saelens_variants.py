@@ -140,7 +140,7 @@ def _architecture(
         options["recipe"] = "jumprelu" if "threshold" in known else "relu"
         return variant, options, tensors
     if variant == "matching_pursuit":
-        return variant, _pursuit(config, tensors), tensors
+        return variant, _pursuit(folder, config, tensors), tensors
     if variant != "relu":
         options["atoms"] = "free"  # SAELens trains without a constraint on their lengths
     if not config.get("apply_b_dec_to_input", True):
@@ -181,8 +181,16 @@ def _finetuned(folder: Path, config: Mapping[str, Any], found: dict[str, Lazy]) 
     return rest | {"W_dec": lazy.times(rest["W_dec"], factors.reshape(-1, 1))}
 
 
-def _pursuit(config: Mapping[str, Any], tensors: dict[str, Lazy]) -> dict[str, Any]:
+def _pursuit(folder: Path, config: Mapping[str, Any], tensors: dict[str, Lazy]) -> dict[str, Any]:
     """Options of a matching pursuit; its bias is zero where SAELens leaves it out on both sides."""
+    norms = lazy.row_norms(tensors["decoder"])
+    other = np.flatnonzero((norms > 0) & (np.abs(norms - 1) > 1e-2))
+    if len(other):
+        raise ValueError(
+            f"{folder}: {len(other)} of {len(norms)} atoms are not of length one, the first is "
+            f"{other[0]} of length {norms[other[0]]:.4g}. What is subtracted in a step is no "
+            "projection then: divide the rows of W_dec by their lengths"
+        )
     if not config.get("apply_b_dec_to_input", True):
         bias = tensors["decoder_bias"]
         tensors["decoder_bias"] = lazy.held(bias.name, np.zeros(bias.shape, bias.dtype))

@@ -156,13 +156,17 @@ def check(atoms: Array, steps: int) -> None:
         )
     if isinstance(atoms, Tracer) or not getattr(atoms, "is_fully_addressable", True):
         return
-    norms = np.linalg.norm(np.asarray(atoms, np.float32), axis=1)
+    check_lengths(np.linalg.norm(np.asarray(atoms, np.float32), axis=1))
+
+
+def check_lengths(norms: np.ndarray) -> None:
+    """Refuses atoms that are neither of length one nor zero: a step would be no projection."""
     wrong = (norms > 0) & (np.abs(norms - 1) > 1e-2)
     if wrong.any():
         first = int(wrong.argmax())
         raise ValueError(
-            f"{int(wrong.sum())} of {width} atoms are not of length one, the first is {first} of "
-            f"length {norms[first]:.4g}: scale them with base.unit_rows"
+            f"{int(wrong.sum())} of {len(norms)} atoms are not of length one, the first is "
+            f"{first} of length {norms[first]:.4g}: scale them with base.unit_rows"
         )
 
 

@@ -12,6 +12,7 @@ from jaxinterp.dictionaries.formats import lazy
 from jaxinterp.dictionaries.formats.lazy import Lazy
 from jaxinterp.dictionaries.formats.saelens_config import ROW_NORMS
 from jaxinterp.dictionaries.formats.stored import Stored, folded
+from jaxinterp.dictionaries.pursuit import check_lengths
 
 # Architecture -> our variant, and what it holds besides W_dec and b_dec.
 _LINEAR = ("W_enc", "b_enc")
@@ -183,14 +184,10 @@ def _finetuned(folder: Path, config: Mapping[str, Any], found: dict[str, Lazy]) 
 
 def _pursuit(folder: Path, config: Mapping[str, Any], tensors: dict[str, Lazy]) -> dict[str, Any]:
     """Options of a matching pursuit; its bias is zero where SAELens leaves it out on both sides."""
-    norms = lazy.row_norms(tensors["decoder"])
-    other = np.flatnonzero((norms > 0) & (np.abs(norms - 1) > 1e-2))
-    if len(other):
-        raise ValueError(
-            f"{folder}: {len(other)} of {len(norms)} atoms are not of length one, the first is "
-            f"{other[0]} of length {norms[other[0]]:.4g}. What is subtracted in a step is no "
-            "projection then: divide the rows of W_dec by their lengths"
-        )
+    try:
+        check_lengths(lazy.row_norms(tensors["decoder"]))
+    except ValueError as error:
+        raise ValueError(f"{folder}: W_dec: {error}") from error
     if not config.get("apply_b_dec_to_input", True):
         bias = tensors["decoder_bias"]
         tensors["decoder_bias"] = lazy.held(bias.name, np.zeros(bias.shape, bias.dtype))

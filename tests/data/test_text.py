@@ -14,7 +14,6 @@ def test_split_depends_on_the_name_alone_and_has_the_share_asked_for():
     assert len(sides[0]) + len(sides[1]) == 5000
 
 
-@pytest.mark.slow
 def test_installed_text_is_english_from_this_installation():
     documents = data.installed_text()
     names = [d.name for d in documents]

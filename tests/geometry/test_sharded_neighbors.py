@@ -25,9 +25,8 @@ def mesh():
     [
         (jax.random.normal(KEY, (800, 16)) + 40, 10),
         (jax.random.randint(KEY, (1600, 3), 0, 9).astype(jnp.float32), 12),  # ties and duplicates
-        # more neighbours than a device has rows; two-stage selection on every device
-        pytest.param(jax.random.normal(KEY, (64, 5)), 20, marks=pytest.mark.slow),
-        pytest.param(jax.random.normal(KEY, (16384, 4)), 3, marks=pytest.mark.slow),
+        (jax.random.normal(KEY, (64, 5)), 20),  # more neighbours than a device has rows
+        (jax.random.normal(KEY, (16384, 4)), 3),  # two-stage selection on every device
     ],
 )
 def test_equals_one_device(mesh, points, k):

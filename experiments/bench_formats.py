@@ -10,9 +10,9 @@ virtual machine pays for memory that the one before gave back. Cold means that t
 forgotten the file. Ratios are of medians, of seconds that passed and of seconds of processor, the
 fairer ones on a busy machine; memory is the peak above what the process held before.
 
-Expected: memory at most 1.1 of the size; from a warm file 0.5 to 0.9 of the time of `bytes`, from a
-cold one 1.2 to 1.6, where the system's own work weighs most and varies most. Of `read`, which
-fills a NumPy array, a load takes three to four times from a warm file and half from a cold one.
+Expected: memory at most 1.06 of the size; from a warm file 0.2 to 0.8 of the time of `bytes`, from
+a cold one 0.7 to 1.0. Of `read`, which fills a NumPy array, a load takes 0.7 to 4.4 times from a
+warm file and a third from a cold one.
 """
 
 import os

@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from jaxinterp import mapped
+
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16}
 _DTYPES |= {"I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 
@@ -103,19 +105,16 @@ def map_arrays(path: Path) -> dict[str, np.ndarray]:
     except (OSError, SafetensorError) as error:
         problem = "is truncated or not safetensors" if path.is_file() else "is missing"
         raise ValueError(f"{path} {problem} ({error})") from error
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
+    raw = mapped.bytes_of(path)
+    length = int.from_bytes(raw[:8].tobytes(), "little")
+    header: dict[str, Any] = json.loads(raw[8 : 8 + length].tobytes())
     header.pop("__metadata__", None)
     found = {}
     for name, tensor in header.items():
         if tensor["dtype"] in _DTYPES:
-            dtype, shape = np.dtype(_DTYPES[tensor["dtype"]]), tuple(tensor["shape"])
-            place = 8 + length + tensor["data_offsets"][0]
-            mapped = np.prod(shape) > 0  # nothing can't be mapped
-            found[name] = (
-                np.memmap(path, dtype, "r", place, shape) if mapped else np.empty(shape, dtype)
-            )
+            start, stop = (8 + length + at for at in tensor["data_offsets"])
+            dtype = np.dtype(_DTYPES[tensor["dtype"]])
+            found[name] = raw[start:stop].view(dtype).reshape(tensor["shape"])
     return found
 
 

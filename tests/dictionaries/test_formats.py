@@ -243,7 +243,7 @@ def test_each_device_reads_its_own_latents(saved, monkeypatch):
             read.append((name, region))
             return tensor.read(region)
 
-        return tensor._replace(read=part)
+        return tensor._replace(read=part, fill=None)
 
     monkeypatch.setattr(lazy, "held", watched)
     mesh = make_mesh("data=2,model=4")

@@ -214,4 +214,4 @@ def _summed(tensor: Lazy) -> Lazy:
         parts = tensor.read((rows, slice(0, layers), columns)).astype(np.float32)
         return parts.sum(1).astype(tensor.dtype)
 
-    return tensor._replace(shape=(width, d), read=read, order=None)
+    return tensor._replace(shape=(width, d), read=read, order=None, fill=None)

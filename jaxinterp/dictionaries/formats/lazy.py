@@ -1,10 +1,6 @@
-"""Tensors of a file that are not read yet: what is asked for is read, in blocks.
-
-Of a mapped file the system is also told to fetch the next block, which this process does not hold.
-"""
+"""Tensors of a file that are not read yet: what is asked for is read, in blocks."""
 
 import itertools
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +12,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array
 
-from jaxinterp import files
+from jaxinterp import files, mapped
 
-_CHUNK_BYTES = 8 << 20  # read at once, so that a change of type or axes never doubles a tensor
+_CHUNK_BYTES = 4 << 20  # read at once, so that a change of type or axes never doubles a tensor
 _WORKERS = min(4, os.cpu_count() or 1)  # blocks at once: NumPy lets go of the interpreter
 _LINE_BYTES, _TILE = 64, 1024  # a tile that changes the order of axes: a cache line by so many
-_FETCH_BYTES = 512 << 10  # asked of the system at once: of larger requests it drops the rest
 
 Region = tuple[slice, ...]
 
@@ -35,7 +30,8 @@ class Lazy(NamedTuple):
         dtype: the type it is read in.
         read: `(one slice for each axis) -> array`. Slices have bounds and no steps.
         order: its axes from the slowest to the fastest one in the file; None for as they come.
-        release: lets go of the memory that reading took, where that is a map of the file.
+        fill: `(out, slices) -> bool`: reads a part straight to where it is wanted, and tells
+            whether it could; None for tensors that are computed.
     """
 
     name: str
@@ -43,7 +39,7 @@ class Lazy(NamedTuple):
     dtype: np.dtype
     read: Callable[[Region], np.ndarray]
     order: tuple[int, ...] | None = None
-    release: Callable[[], None] = lambda: None
+    fill: Callable[[np.ndarray, Region], bool] | None = None
 
 
 def open_safetensors(path: Path) -> dict[str, Lazy]:
@@ -59,19 +55,14 @@ def held(name: str, array: Any) -> Lazy:
     """An array that is in memory, or mapped, as a lazy tensor."""
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
     order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
-    pages = _map_of(array)
-
-    def release() -> None:
-        if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
-            pages.madvise(mmap.MADV_DONTNEED)  # the system still has them, this process has not
 
     def read(region: Region) -> np.ndarray:
-        part = np.asarray(array[region])  # where there is no axis, NumPy gives a number
-        if pages is not None:
-            _fetch(pages, part)
-        return part
+        return mapped.read(np.asarray(array[region]))  # with no axis, NumPy gives a number
 
-    return Lazy(name, array.shape, array.dtype, read, tuple(order), release)
+    def fill(out: np.ndarray, region: Region) -> bool:
+        return mapped.read_into(out, np.asarray(array[region]))
+
+    return Lazy(name, array.shape, array.dtype, read, tuple(order), fill)
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
@@ -99,8 +90,14 @@ def transposed(lazy: Lazy, order: Sequence[int] | None = None) -> Lazy:
         asked = [region[axes.index(i)] for i in range(len(axes))]
         return lazy.read(tuple(asked)).transpose(axes)
 
+    def fill(out: np.ndarray, region: Region) -> bool:
+        asked = [region[axes.index(i)] for i in range(len(axes))]
+        back = [axes.index(i) for i in range(len(axes))]
+        return lazy.fill is not None and lazy.fill(out.transpose(back), tuple(asked))
+
     order = None if lazy.order is None else tuple(axes.index(i) for i in lazy.order)
-    return lazy._replace(shape=tuple(lazy.shape[i] for i in axes), read=read, order=order)
+    shape = tuple(lazy.shape[i] for i in axes)
+    return lazy._replace(shape=shape, read=read, order=order, fill=fill)
 
 
 def changed(
@@ -118,7 +115,7 @@ def changed(
     def read(region: Region) -> np.ndarray:
         return np.asarray(change(lazy.read(region), region)).astype(kind, copy=False)
 
-    return lazy._replace(dtype=kind, read=read)
+    return lazy._replace(dtype=kind, read=read, fill=None)
 
 
 def by_rows(lazy: Lazy, rows: Callable[[slice], np.ndarray]) -> Lazy:
@@ -133,7 +130,7 @@ def by_rows(lazy: Lazy, rows: Callable[[slice], np.ndarray]) -> Lazy:
         return rows(region[0])[(slice(None), *region[1:])].astype(lazy.dtype)
 
     shape = (lazy.shape[0], *rows(slice(0, 1)).shape[1:])
-    return lazy._replace(shape=shape, read=read, order=None)
+    return lazy._replace(shape=shape, read=read, order=None, fill=None)
 
 
 def times(lazy: Lazy, factors: Any) -> Lazy:
@@ -166,7 +163,6 @@ def _summed(lazy: Lazy, reduce: Callable[[np.ndarray, Region], np.ndarray]) -> n
     total = np.zeros(lazy.shape[0])
     for region in _blocks(lazy, lazy.shape, total.itemsize):
         total[region[0]] += reduce(lazy.read(region).astype(np.float64), region)
-        lazy.release()
     return total
 
 
@@ -209,10 +205,12 @@ def _read(lazy: Lazy, region: Region, dtype: np.dtype) -> np.ndarray:
     itemsize = max(dtype.itemsize, lazy.dtype.itemsize)
 
     def copy(block: Region) -> None:
-        asked = zip(region, block, strict=True)
-        part = lazy.read(tuple(slice(r.start + b.start, r.start + b.stop) for r, b in asked))
-        _copy(out[(*block, ...)], part)  # the dots keep an array where there is no axis
-        lazy.release()
+        asked = tuple(
+            slice(r.start + b.start, r.start + b.stop) for r, b in zip(region, block, strict=True)
+        )
+        into = out[(*block, ...)]  # the dots keep an array where there is no axis
+        if lazy.fill is None or not lazy.fill(into, asked):
+            _copy(into, lazy.read(asked))
 
     blocks = list(_blocks(lazy, out.shape, itemsize))
     if len(blocks) == 1:
@@ -253,24 +251,3 @@ def _copy(out: np.ndarray, part: np.ndarray) -> None:
         for i in range(0, of.shape[0], _TILE):
             for j in range(0, of.shape[1], line):
                 into[i : i + _TILE, j : j + line] = of[i : i + _TILE, j : j + line]
-
-
-def _fetch(pages: mmap.mmap, part: np.ndarray) -> None:
-    """Has the system read a part of a mapped file, and as much after it, while we work."""
-    if not hasattr(mmap, "MADV_WILLNEED") or part.nbytes < mmap.PAGESIZE:
-        return  # a single number is no view of the map either
-    low, high = np.lib.array_utils.byte_bounds(part)
-    if high - low > part.nbytes:  # what lies between was not asked for
-        return
-    start = low - np.frombuffer(pages, np.uint8).ctypes.data
-    start -= start % mmap.PAGESIZE
-    for at in range(start, min(start + 2 * part.nbytes, len(pages)), _FETCH_BYTES):
-        pages.madvise(mmap.MADV_WILLNEED, at, min(_FETCH_BYTES, len(pages) - at))
-
-
-def _map_of(array: np.ndarray) -> mmap.mmap | None:
-    """The map of a file that an array is a view of."""
-    base: Any = array
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    return base if isinstance(base, mmap.mmap) else None

@@ -215,9 +215,7 @@ def _folded_tensors(dictionary: Dictionary, stored: Stored) -> dict[str, Lazy] |
 
     def rows(name: str, which: slice) -> np.ndarray:
         tensor = stored.tensors[name]
-        part = tensor.read((which, *(slice(0, n) for n in tensor.shape[1:]))).astype(np.float64)
-        tensor.release()
-        return part
+        return tensor.read((which, *(slice(0, n) for n in tensor.shape[1:]))).astype(np.float64)
 
     def in_turn(change: Change, which: slice) -> np.ndarray:
         """A few rows after another: those of a bias are short, but not what they are made of."""

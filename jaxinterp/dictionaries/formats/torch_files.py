@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxinterp import files
+from jaxinterp import files, mapped
 from jaxinterp.dictionaries.formats import pickles, zipped
 from jaxinterp.dictionaries.formats.pickles import Name
 
@@ -64,7 +64,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
             anything but tensors and plain containers, which is told by name; or it holds anything
             but a dict of tensors.
     """
-    raw = zipped.mapped(path)
+    raw = mapped.bytes_of(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"{path} is truncated or not a zip file. Torch before 1.6, and since then only if "

@@ -4,7 +4,6 @@ Only what is stored uncompressed can be mapped. Checksums of mapped members are 
 would read all of them; lengths are.
 """
 
-import mmap
 import struct
 import tokenize
 import zipfile
@@ -12,6 +11,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+
+from jaxinterp import mapped
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of name and extra field
 _NPY_HEADERS = {
@@ -26,25 +27,11 @@ _SMALL = 64 << 20  # bytes that a compressed member may have, however few it tak
 _MOST_PACKED = 16  # times that larger ones may shrink: weights hardly do
 
 
-def mapped(path: Path) -> np.ndarray:
-    """The bytes of a file, mapped.
-
-    Raises:
-        ValueError: the file is missing or empty.
-    """
-    try:
-        with path.open("rb") as file:
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
-    return np.frombuffer(pages, np.uint8)
-
-
 def member(raw: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
     """The bytes of one uncompressed member of an archive.
 
     Args:
-        raw: the archive, from `mapped`.
+        raw: the archive, from `mapped.bytes_of`.
         info: the member, from the archive's directory.
 
     Raises:
@@ -69,7 +56,7 @@ def npz(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file is missing, truncated or not npz, holds Python objects, or would be
             many times as large in memory.
     """
-    raw = mapped(path)
+    raw = mapped.bytes_of(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return {

@@ -11,9 +11,9 @@ from jaxinterp.dictionaries.errors import Measure, relative_error
 from jaxinterp.dictionaries.scores import Scores
 from jaxinterp.dictionaries.shards import Split, ambient_split
 from jaxinterp.dictionaries.sparsify import (
+    among_largest,
     decode_sparse,
-    largest,
-    own_of_largest,
+    largest_of_product,
     selected_scores,
 )
 
@@ -85,14 +85,15 @@ def _attempt(
     """What the chosen dead latents write; with a split, from the part that one device has."""
     activate = (lambda h: h) if signed else jax.nn.relu
     dead = weight > 0
-    all_scores = jax.lax.stop_gradient(rows @ matrix.T + bias[None])
-    strength = jnp.where(dead[None], jnp.abs(activate(all_scores)), -1.0)
-    if split is None:
-        indices = largest(strength, k).indices
-        chosen = dead[indices]
-    else:
-        indices, kept = own_of_largest(strength, k, split)
-        chosen = dead[indices] & kept
+
+    def strength(scores: Array) -> Array:
+        return jnp.where(dead[None], jnp.abs(activate(scores)), -1.0)
+
+    parts = jax.lax.stop_gradient((rows, matrix, bias))
+    mine = largest_of_product(*parts, min(k, len(matrix)), strength)
+    indices, chosen = mine.indices, dead[mine.indices]
+    if split is not None:
+        chosen = chosen & among_largest(mine, k, split)
     values = activate(selected_scores(rows, matrix, bias, indices)) * weight[indices]
     written = decode_sparse(Codes(jnp.where(chosen, values, 0.0), indices), decoder)
     return written if split is None else split.add_latents(written)

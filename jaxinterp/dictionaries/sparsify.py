@@ -10,6 +10,7 @@ the result is that of one device, ties included, and nothing of the size of the 
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -72,23 +73,18 @@ def _best_of_all(mine: Codes, k: int, own: int, split: Split) -> Codes:
     return Codes(values, jnp.take_along_axis(every.indices, places, 1))
 
 
-def own_of_largest(
-    scores: Float[Array, "n own"], k: int, split: Split
-) -> tuple[Int[Array, "n kept"], Bool[Array, "n kept"]]:
-    """Which of the k largest scores of each row lie on this device, inside `Split.run`.
+def among_largest(mine: Codes, k: int, split: Split) -> Bool[Array, "n kept"]:
+    """Which of this device's largest scores are among the k largest of all, inside `Split.run`.
 
     No candidates are exchanged, only how many scores reach a trial value, which a search over the
     bits of the k-th largest score asks for: 33 numbers a row, whatever k. Ties as in `largest`.
 
     Args:
-        scores: of this device's latents.
+        mine: the k largest scores of each row of this device's latents, or all where they are
+            fewer.
         k: scores to keep of those of all devices.
         split: how latents lie.
-
-    Returns:
-        (places in this device's part, as many as it may have at most, and which of them it has).
     """
-    mine = largest(scores, min(k, scores.shape[1]))
     bits = jax.lax.bitcast_convert_type(mine.values.astype(jnp.float32), jnp.int32)
     order = jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)  # as the floats
 
@@ -102,7 +98,8 @@ def own_of_largest(
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
 
     limits = jnp.iinfo(jnp.int32)
-    start = (jnp.full(len(scores), limits.min), jnp.full(len(scores), limits.max))
+    rows = len(order)
+    start = (jnp.full(rows, limits.min), jnp.full(rows, limits.max))
     least, _ = jax.lax.fori_loop(0, 32, halve, start)
     above, equal = count(order > least[:, None]), count(order == least[:, None])
     left = k - split.add_latents(above)
@@ -111,7 +108,7 @@ def own_of_largest(
         before = jnp.arange(len(every))[:, None] < jax.lax.axis_index(split.latents)
         left = left - jnp.where(before, every, 0).sum(0)
     kept = above + jnp.clip(left, 0, equal)
-    return mine.indices, jnp.arange(order.shape[1])[None] < kept[:, None]
+    return jnp.arange(order.shape[1])[None] < kept[:, None]
 
 
 def count_true(mask: Bool[Array, "n width"], axis: int) -> Int[Array, " m"]:
@@ -157,19 +154,35 @@ def top_k_scores(
     """
     split = ambient_split(len(x), len(encoder))
     if split is None:
-        return _largest_scores(x, encoder, bias, k)
+        return largest_of_product(x, encoder, bias, k)
 
     def on_device(x: Array, encoder: Array, bias: Array) -> Codes:
         own = len(encoder)
-        return _best_of_all(_largest_scores(x, encoder, bias, min(k, own)), k, own, split)
+        return _best_of_all(largest_of_product(x, encoder, bias, min(k, own)), k, own, split)
 
     rows, latents = split.by_row(), split.by_latent()
     return split.run(on_device, (x, encoder, bias), (rows, latents, latents), rows)
 
 
-def _largest_scores(x: Array, encoder: Array, bias: Array, k: int) -> Codes:
+def largest_of_product(
+    x: Float[Array, "batch d"],
+    encoder: Float[Array, "width d"],
+    bias: Float[Array, " width"],
+    k: int,
+    strength: Callable[[Array], Array] = lambda scores: scores,
+) -> Codes:
+    """The k largest of `strength(x @ encoder.T + bias)` in each row, of one device's latents.
+
+    Args:
+        x: rows to encode.
+        encoder: one row per latent.
+        bias: per latent.
+        k: latents to keep.
+        strength: what the scores of some rows (rows, width) are ranked by.
+    """
+
     def whole(x: Array, encoder: Array, bias: Array) -> Codes:
-        return largest(x @ encoder.T + bias[None], k)
+        return largest(strength(x @ encoder.T + bias[None]), k)
 
     def blocked(x: Array, encoder: Array, bias: Array) -> Codes:
         block = max(_ROWS, _CACHED // encoder.shape[0])

@@ -110,6 +110,16 @@ def test_no_batch_by_width_array_in_decode_or_backward():
     assert both.count((batch, width)) <= forward.count((batch, width))
 
 
+def test_a_step_holds_no_batch_by_width_array():
+    """Not for the dead latents either."""
+    n, width, d = 2048, 2048, 16
+    learner = dictionaries.learner(topk(width, 8), optax.adam(1e-3))
+    shapes = jax.eval_shape(learner.init, jax.random.key(0), jnp.zeros((n, d)))
+    rows = jax.ShapeDtypeStruct((n, d), jnp.float32)
+    step = jax.jit(learner.step, donate_argnums=0).lower(shapes, rows).compile()
+    assert step.memory_analysis().temp_size_in_bytes < 4 * n * width
+
+
 @pytest.mark.parametrize(("k", "heap"), [(4, True), (16, False)])
 def test_selection_compiles_to_top_k_or_halving_and_not_to_a_sort(k, heap):
     def kept(x):

@@ -1,12 +1,14 @@
 """Bringing back latents that no input activates any more."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp.dictionaries.base import Codes
+from jaxinterp.dictionaries.branching import if_needed
 from jaxinterp.dictionaries.errors import Measure, relative_error
 from jaxinterp.dictionaries.scores import Scores
 from jaxinterp.dictionaries.shards import Split, ambient_split
@@ -54,49 +56,111 @@ def auxiliary_error(
     """
     residual = jax.lax.stop_gradient(residual)
     k = min(k or max(x.shape[-1] // 2, 1), dead.shape[0])
-    weight, dead = dead, dead > 0
+    rows, matrix, bias = scores.affine(params, x)
+    split = ambient_split(len(rows), len(matrix))
+    chosen = _chosen(*jax.lax.stop_gradient((rows, matrix, bias)), dead > 0, k, signed, split)
 
-    def attempt() -> Array:
-        rows, matrix, bias = scores.affine(params, x)
-        parts = (rows, matrix, bias, params["decoder"], weight)
-        split = ambient_split(len(rows), len(matrix))
+    def write(fixed: tuple, *learned: Array) -> Array:
+        parts = (*learned, *fixed)
         if split is None:
-            return measure(_attempt(*parts, k=k, signed=signed), residual)
+            return _written(*parts, signed=signed)
+        on_device = partial(_written, signed=signed, split=split)
+        by_row, by_latent, by_both = split.by_row(), split.by_latent(), split.by_both()
+        specs = (by_row, *4 * (by_latent,), by_both, by_both)
+        return split.run(on_device, parts, specs, by_row)
+
+    written = _if_any(write, (dead, *chosen), rows, matrix, bias, params["decoder"])
+    return jnp.where(dead.any(), measure(written, residual), 0.0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _if_any(
+    write: Callable[..., Array],
+    fixed: tuple,
+    rows: Float[Array, "n d"],
+    matrix: Float[Array, "width d"],
+    bias: Float[Array, " width"],
+    decoder: Float[Array, "width t"],
+) -> Float[Array, "n t"]:
+    """`write(fixed, ...)` where the first of what is fixed, the dead latents, has some, or 0.
+
+    The backward pass starts from the arguments. Left to itself it would have the forward pass give
+    it what it needs, which both branches would have to fill, in twice the size of the weights.
+    """
+    return if_needed((fixed[0] > 0).any(), write, fixed, rows, matrix, bias, decoder)
+
+
+def _if_any_forward(write: Callable[..., Array], fixed: tuple, *learned: Array) -> tuple:
+    return _if_any(write, fixed, *learned), (fixed, learned)
+
+
+def _if_any_backward(write: Callable[..., Array], kept: tuple, cotangent: Array) -> tuple:
+    fixed, learned = kept
+    needed = (fixed[0] > 0).any()
+
+    def pull(fixed: tuple, learned: tuple, cotangent: Array) -> tuple:
+        return jax.vjp(partial(write, fixed), *learned)[1](cotangent)
+
+    # Without dead latents the error of nothing may have a cotangent that is no number.
+    cotangent = jnp.where(needed, cotangent, 0.0)
+    return None, *if_needed(needed, pull, fixed, learned, cotangent)
+
+
+_if_any.defvjp(_if_any_forward, _if_any_backward)
+
+
+def _chosen(
+    rows: Float[Array, "n d"],
+    matrix: Float[Array, "width d"],
+    bias: Float[Array, " width"],
+    dead: Bool[Array, " width"],
+    k: int,
+    signed: bool,
+    split: Split | None,
+) -> Codes:
+    """Numbers of the k dead latents of largest score, and which of them there are, as values.
+
+    With a split, on each device the numbers of its own part.
+    """
+
+    def of_part(rows: Array, matrix: Array, bias: Array, dead: Array) -> Codes:
+        def strength(scores: Array, dead: Array) -> Array:
+            return jnp.where(dead[None], jnp.abs(_activation(signed)(scores)), -1.0)
+
+        mine = largest_of_product(rows, matrix, bias, min(k, len(matrix)), strength, dead)
+        kept = dead[mine.indices]
+        return Codes(kept if split is None else kept & among_largest(mine, k, split), mine.indices)
+
+    def of_all(*parts: Array) -> Codes:
+        if split is None:
+            return of_part(*parts)
         # With half of the dimension as k, exchanging candidates would send as much as all scores.
-        on_device = partial(_attempt, k=k, signed=signed, split=split)
-        by_row, by_latent = split.by_row(), split.by_latent()
-        specs = (by_row, by_latent, by_latent, by_latent, by_latent)
-        return measure(split.run(on_device, parts, specs, by_row), residual)
+        specs = (split.by_row(), *3 * (split.by_latent(),))
+        return split.run(of_part, parts, specs, split.by_both())
 
-    return jax.lax.cond(dead.any(), attempt, lambda: jnp.zeros(()))
+    return if_needed(dead.any(), of_all, rows, matrix, bias, dead)
 
 
-def _attempt(
+def _written(
     rows: Float[Array, "n d"],
     matrix: Float[Array, "width d"],
     bias: Float[Array, " width"],
     decoder: Float[Array, "width t"],
     weight: Bool[Array, " width"] | Float[Array, " width"],
+    kept: Bool[Array, "n k"],
+    indices: Int[Array, "n k"],
     *,
-    k: int,
     signed: bool,
     split: Split | None = None,
 ) -> Float[Array, "n t"]:
     """What the chosen dead latents write; with a split, from the part that one device has."""
-    activate = (lambda h: h) if signed else jax.nn.relu
-    dead = weight > 0
-
-    def strength(scores: Array) -> Array:
-        return jnp.where(dead[None], jnp.abs(activate(scores)), -1.0)
-
-    parts = jax.lax.stop_gradient((rows, matrix, bias))
-    mine = largest_of_product(*parts, min(k, len(matrix)), strength)
-    indices, chosen = mine.indices, dead[mine.indices]
-    if split is not None:
-        chosen = chosen & among_largest(mine, k, split)
-    values = activate(selected_scores(rows, matrix, bias, indices)) * weight[indices]
-    written = decode_sparse(Codes(jnp.where(chosen, values, 0.0), indices), decoder)
+    values = _activation(signed)(selected_scores(rows, matrix, bias, indices)) * weight[indices]
+    written = decode_sparse(Codes(jnp.where(kept, values, 0.0), indices), decoder)
     return written if split is None else split.add_latents(written)
+
+
+def _activation(signed: bool) -> Callable[[Array], Array]:
+    return (lambda h: h) if signed else jax.nn.relu
 
 
 def check_aux_k(aux_k: int | None, width: int) -> None:

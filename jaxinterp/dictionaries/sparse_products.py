@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.dictionaries.shards import ambient_split
@@ -75,6 +76,7 @@ def _row_by_row(
     def whole(rows: Array, atoms: Array, indices: Array) -> Array:
         return product(rows, _chosen(atoms, indices))
 
+    @sequential_vmap  # so that blocks of one member of a sweep fill the cache
     def blocked(rows: Array, atoms: Array, indices: Array) -> Array:
         block = _block(indices, atoms.shape[1])
         return map_row_blocks(lambda r, i: whole(r, atoms, i), (rows, indices), block)
@@ -148,6 +150,7 @@ def _scatter(values: Array, x: Array, indices: Array, like: Array) -> Array:
         parts = (values[:, :, None] * x[:, None]).astype(total.dtype)
         return total.at[indices].add(parts, mode="promise_in_bounds")
 
+    @sequential_vmap
     def blocked(total: Array, *rows: Array) -> Array:
         # A quarter of the cache: the rows that are added to want the rest.
         block = max(1, _block(indices, x.shape[1]) // 4)

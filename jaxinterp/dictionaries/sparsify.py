@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp import selection
@@ -169,7 +170,8 @@ def largest_of_product(
     encoder: Float[Array, "width d"],
     bias: Float[Array, " width"],
     k: int,
-    strength: Callable[[Array], Array] = lambda scores: scores,
+    strength: Callable[..., Array] = lambda scores: scores,
+    *latents: Array,
 ) -> Codes:
     """The k largest of `strength(x @ encoder.T + bias)` in each row, of one device's latents.
 
@@ -178,17 +180,20 @@ def largest_of_product(
         encoder: one row per latent.
         bias: per latent.
         k: latents to keep.
-        strength: what the scores of some rows (rows, width) are ranked by.
+        strength: `(scores, *latents) -> numbers` that scores of some rows are ranked by; closed
+            over no array.
+        *latents: arrays (width) for it.
     """
 
-    def whole(x: Array, encoder: Array, bias: Array) -> Codes:
-        return largest(strength(x @ encoder.T + bias[None]), k)
+    def whole(x: Array, encoder: Array, bias: Array, *latents: Array) -> Codes:
+        return largest(strength(x @ encoder.T + bias[None], *latents), k)
 
-    def blocked(x: Array, encoder: Array, bias: Array) -> Codes:
+    @sequential_vmap  # so that the blocks of one member of a sweep fill the cache
+    def blocked(x: Array, encoder: Array, bias: Array, *latents: Array) -> Codes:
         block = max(_ROWS, _CACHED // encoder.shape[0])
-        return map_row_blocks(lambda x: whole(x, encoder, bias), (x,), block)
+        return map_row_blocks(lambda x: whole(x, encoder, bias, *latents), (x,), block)
 
-    return jax.lax.platform_dependent(x, encoder, bias, cpu=blocked, default=whole)
+    return jax.lax.platform_dependent(x, encoder, bias, *latents, cpu=blocked, default=whole)
 
 
 def _top_k_forward(x: Array, encoder: Array, bias: Array, k: int) -> tuple[Codes, tuple]:

@@ -53,6 +53,30 @@ def test_loss_and_gradient_equal_the_dense_definition(setup, n_dead):
         np.testing.assert_allclose(g, expected_gradient[name], atol=1e-6, rtol=1e-4, err_msg=name)
 
 
+def test_members_with_and_without_dead_latents_learn_side_by_side(setup):
+    """Also where nothing is left to explain, whose relative error is no number."""
+    _, params, x = setup
+    params = params | {"encoder_bias": jnp.full(WIDTH, -0.1)}  # of nothing there are no codes
+
+    def relative(x_hat, target):
+        return jnp.square(target - x_hat).sum() / jnp.square(target).sum()
+
+    dictionary = topk(WIDTH, K, aux_k=10, dead_after=1000, aux_measure=relative)
+    silent = jnp.where(jnp.arange(WIDTH)[None] < jnp.array([[0], [40], [3]]), 2000, 0)
+    exact = jnp.zeros_like(x) + params["decoder_bias"][None]
+    batches = jnp.stack([exact, x, 2 * x])
+
+    def pull(silent, x):
+        stats = base.Stats(silent, jnp.zeros((), jnp.int32))
+        return jax.grad(lambda p: dictionary.loss(p, stats, x, x, jax.random.key(0))[0])(params)
+
+    together = jax.jit(jax.vmap(pull))(silent, batches)
+    for i in range(3):
+        for name, g in jax.jit(pull)(silent[i], batches[i]).items():
+            assert bool(jnp.isfinite(g).all())
+            np.testing.assert_allclose(together[name][i], g, atol=1e-6, rtol=1e-4, err_msg=name)
+
+
 def test_auxiliary_gradient_reaches_the_encoders_of_dead_latents(setup):
     """The first 40 latents are never among the k strongest; only the auxiliary loss sees them."""
     dictionary, params, x = setup

@@ -114,7 +114,7 @@ def ended(processes):
 def pair(*arguments, others=(), port=None):
     """The command lines of two processes; `others` is what only the second is given."""
     join = ["--coordinator", f"localhost:{port or free_port()}", "--processes", 2]
-    join += ["--timeout", 120, "--heartbeat", 10]
+    join += ["--timeout", 120, "--heartbeat", 4]
     return [
         ["-m", "jaxinterp", *arguments, *join, "--process", i, *(others if i else ())]
         for i in range(2)
@@ -308,10 +308,13 @@ def test_a_run_goes_on_on_another_mesh(signalled, unbroken, tmp_path):
     check_dictionary(tmp_path / "a", unbroken[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_kill_ends_the_others_and_costs_one_interval_at_most(signalled, unbroken, cache):
-    command, folder, _ = signalled
-    begun, every = newest(folder), ["--checkpoint-every", 8]
-    with started(pair(*command, *every), **cache) as processes:
+def test_a_kill_ends_the_others_and_costs_one_interval_at_most(
+    signalled, unbroken, cache, tmp_path
+):
+    command, folder = [*signalled[0], "--out", tmp_path], tmp_path / "a"
+    shutil.copytree(signalled[1], folder)
+    begun = newest(folder)
+    with started(pair(*command, "--checkpoint-every", 8), **cache) as processes:
         wait_for_step(folder, begun + 8, processes)
         processes[1].kill()
         (code, _, error), _ = ended(processes)
@@ -321,10 +324,28 @@ def test_a_kill_ends_the_others_and_costs_one_interval_at_most(signalled, unbrok
     assert newest(folder) >= reached - 8
     assert reached < STEPS
     assert not (folder / "dictionary").exists()
-    with started(pair(*command, *every), **cache) as processes:
+    with started(pair(*command), **cache) as processes:
         told = ended(processes)
     assert [code for code, *_ in told] == [0, 0], told[0][2][-2000:]
     check_dictionary(folder, unbroken[0], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_ends_the_others_in_time(signalled, cache, tmp_path):
+    """It still holds its connections: only its signs of life are missing."""
+    command, folder, _ = signalled
+    shutil.copytree(folder, tmp_path / "a")
+    with started(pair(*command, "--out", tmp_path), **cache) as processes:
+        wait_for_step(tmp_path / "a", newest(folder) + 1, processes)
+        processes[1].send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        code, _, error = ended(processes[:1])[0]
+        assert time.monotonic() - start < 40
+        assert code not in (0, 2, 143)
+        assert "another process of this run was lost" in error or "coordination" in error.lower()
+        processes[1].send_signal(signal.SIGCONT)
+        assert ended(processes[1:])[0][0] not in (0, 2, 143)
+    assert not (tmp_path / "a" / "dictionary").exists()
 
 
 def test_processes_with_other_settings_are_refused_and_nothing_is_left(tmp_path, text_folder):

@@ -21,15 +21,15 @@ accelerator, `useful` is the share of its peak that the products of a sparse ste
 product to encode, four that touch k latents a row), and memory is not the device's.
 
 Expected on 2 CPU cores, in both times: TopK at most 0.9 of sparsify and 0.35 of SAELens (width
-16384: 0.8 of sparsify, half the memory of SAELens); ReLU 0.5, JumpReLU 0.4, BatchTopK and
-Matryoshka 0.45 of SAELens; a sweep of 8 members 0.75 of one by one (not reached: once a step of one
-member keeps both cores busy, both take the same time). Measured on an idle machine, in both times:
-matching pursuit of 32 steps 0.11 of SAELens and 0.02 of overcomplete; orthogonal pursuit of 8 steps
-(non-negative on both sides) 0.17 to 0.20 of overcomplete; an archetypal step with as many
-candidates as dimensions 1.04 of a TopK step in wall and 1.14 in processor time (every step makes
-its atoms anew and takes their gradient back: 4 d x width x candidates more operations, at 4,096
-candidates four times those of the encoder); ITDA 0.2 s for 2,048 rows with a dictionary of 4,096
-places, which is 10 s for 100,000.
+16384: 0.8 of sparsify, half the memory of SAELens, of which 0.58 were measured); ReLU 0.5, JumpReLU
+0.4, BatchTopK and Matryoshka 0.45 of SAELens; a sweep of 8 members 0.75 of one by one (not reached:
+1.2, once a step of one member keeps both cores busy and its arrays stay in the cache). Measured on
+an idle machine, in both times: matching pursuit of 32 steps 0.11 of SAELens and 0.02 of
+overcomplete; orthogonal pursuit of 8 steps (non-negative on both sides) 0.17 to 0.20 of
+overcomplete; an archetypal step with as many candidates as dimensions 1.04 of a TopK step in wall
+and 1.14 in processor time (every step makes its atoms anew and takes their gradient back: 4 d x
+width x candidates more operations, at 4,096 candidates four times those of the encoder); ITDA 0.2
+s for 2,048 rows with a dictionary of 4,096 places, which is 10 s for 100,000.
 """
 
 import dataclasses

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_CUT = "{} was cut while it was read: get it again"
+
 
 class _Map(mmap.mmap):
     """A map of a whole file that holds the file open too."""
@@ -47,6 +49,8 @@ def read(part: np.ndarray) -> np.ndarray:
         return part
     out = np.empty_like(part, subok=False)
     if not read_into(out, part):
+        if os.fstat(pages.descriptor).st_size < len(pages):  # to touch what is gone is a bus error
+            raise ValueError(_CUT.format(pages.path))
         out[...] = part
         if hasattr(mmap, "MADV_DONTNEED"):
             pages.madvise(mmap.MADV_DONTNEED)  # the system still has them, this process has not
@@ -78,7 +82,7 @@ def read_into(out: np.ndarray, part: np.ndarray) -> bool:
     while left:
         done = os.preadv(pages.descriptor, [left], at)
         if not done:
-            raise ValueError(f"{pages.path} was cut while it was read: get it again")
+            raise ValueError(_CUT.format(pages.path))
         left, at = left[done:], at + done
     return True
 

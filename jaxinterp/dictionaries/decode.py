@@ -51,7 +51,7 @@ def prefix_decode(
         pieces = [gather_sum(share, atoms, codes.indices) for share in shares]
     else:
         pieces = _dense_pieces(codes, atoms, tuple(sizes))
-    # Written out: a running sum along so short an axis is ten times as slow on a CPU.
+    # Written out: on a CPU a running sum along so short an axis may be one thread's work.
     return jnp.stack([part + params["decoder_bias"][None] for part in accumulate(pieces)])
 
 

@@ -86,16 +86,16 @@ def transposed(lazy: Lazy, order: Sequence[int] | None = None) -> Lazy:
     """
     axes = tuple(range(len(lazy.shape)))[::-1] if order is None else tuple(order)
 
+    back = tuple(axes.index(i) for i in range(len(axes)))  # where each of the old axes is now
+
     def read(region: Region) -> np.ndarray:
-        asked = [region[axes.index(i)] for i in range(len(axes))]
-        return lazy.read(tuple(asked)).transpose(axes)
+        return lazy.read(tuple(region[i] for i in back)).transpose(axes)
 
     def fill(out: np.ndarray, region: Region) -> bool:
-        asked = [region[axes.index(i)] for i in range(len(axes))]
-        back = [axes.index(i) for i in range(len(axes))]
-        return lazy.fill is not None and lazy.fill(out.transpose(back), tuple(asked))
+        asked = tuple(region[i] for i in back)
+        return lazy.fill is not None and lazy.fill(out.transpose(back), asked)
 
-    order = None if lazy.order is None else tuple(axes.index(i) for i in lazy.order)
+    order = None if lazy.order is None else tuple(back[i] for i in lazy.order)
     shape = tuple(lazy.shape[i] for i in axes)
     return lazy._replace(shape=shape, read=read, order=order, fill=fill)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxinterp.dictionaries import atoms as atom_kinds
+from jaxinterp.dictionaries import revival
 from jaxinterp.dictionaries import scores as encoders
 from jaxinterp.dictionaries.base import Dictionary, LossInfo, Stats, geometric_median
 from jaxinterp.dictionaries.batch_selection import batch_top_k
@@ -14,7 +15,7 @@ from jaxinterp.dictionaries.decode import linear_decode
 from jaxinterp.dictionaries.errors import Measure, Objective, squared_error, unexplained, whole
 from jaxinterp.dictionaries.info import dead_latents, loss_info
 from jaxinterp.dictionaries.penalties import Weight, weight_at
-from jaxinterp.dictionaries.revival import auxiliary_error, check_aux_k
+from jaxinterp.dictionaries.revival import check_aux_k
 
 Params = dict[str, Array]
 
@@ -94,18 +95,12 @@ def batch_topk(
         key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], LossInfo]:
         del key
+        dead = dead_latents(stats, dead_after)
+        params, attempt = revival.attempt(params, encoder, x, dead, aux_k)
         h = encoders.dense_scores(encoder, params, x)
         z = batch_top_k(h, max(int(k * x.shape[0]), 1))
         x_hat, error = objective(params, z, target, measure)
-        aux = auxiliary_error(
-            params,
-            encoder,
-            x,
-            target - x_hat,
-            dead_latents(stats, dead_after),
-            aux_k,
-            measure=aux_measure,
-        )
+        aux = revival.attempt_error(attempt, target - x_hat, dead, aux_measure)
         threshold = followed_threshold(
             params["threshold"], z, stats.step, decay=threshold_decay, start=threshold_from
         )

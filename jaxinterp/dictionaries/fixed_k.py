@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxinterp.dictionaries import atoms as atom_kinds
+from jaxinterp.dictionaries import revival
 from jaxinterp.dictionaries import scores as encoders
 from jaxinterp.dictionaries.base import Codes, Dictionary, LossInfo, Stats, geometric_median
 from jaxinterp.dictionaries.decode import linear_decode
 from jaxinterp.dictionaries.errors import Measure, Objective, relative_error, unexplained, whole
 from jaxinterp.dictionaries.info import dead_latents, loss_info
 from jaxinterp.dictionaries.penalties import Weight, weight_at
-from jaxinterp.dictionaries.revival import auxiliary_error, check_aux_k
+from jaxinterp.dictionaries.revival import check_aux_k
 
 Params = dict[str, Array]
 # (rows, matrix, bias) -> codes, for scores `rows @ matrix.T + bias`
@@ -78,19 +79,12 @@ def fixed_k(
         key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], LossInfo]:
         del key
+        dead = dead_latents(stats, dead_after)
+        params, attempt = revival.attempt(params, encoder, x, dead, aux_k, signed=signed)
         parts = encoder.affine(params, x)
         codes = select_training(stats.step, *parts) if select_training else select(*parts)
         x_hat, error = objective(params, codes, target, measure)
-        aux = auxiliary_error(
-            params,
-            encoder,
-            x,
-            target - x_hat,
-            dead_latents(stats, dead_after),
-            aux_k,
-            signed=signed,
-            measure=aux_measure,
-        )
+        aux = revival.attempt_error(attempt, target - x_hat, dead, aux_measure)
         info = loss_info(codes, x_hat, target, stats, dead_after, {"aux": aux})
         return error + weight_at(aux_weight, stats.step) * aux, info
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp.dictionaries.base import Codes
-from jaxinterp.dictionaries.branching import if_needed
+from jaxinterp.dictionaries.branching import beside, if_needed
 from jaxinterp.dictionaries.errors import Measure, relative_error
 from jaxinterp.dictionaries.scores import Scores
 from jaxinterp.dictionaries.shards import Split, ambient_split
@@ -54,14 +54,32 @@ def auxiliary_error(
     Reference:
         Gao et al. (2024), arXiv 2406.04093, appendix A.2.
     """
-    residual = jax.lax.stop_gradient(residual)
-    k = min(k or max(x.shape[-1] // 2, 1), dead.shape[0])
-    rows, matrix, bias = scores.affine(params, x)
-    split = ambient_split(len(rows), len(matrix))
-    chosen = _chosen(*jax.lax.stop_gradient((rows, matrix, bias)), dead > 0, k, signed, split)
+    _, written = attempt(params, scores, x, dead, k, signed=signed)
+    return attempt_error(written, residual, dead, measure)
 
-    def write(fixed: tuple, *learned: Array) -> Array:
-        parts = (*learned, *fixed)
+
+def attempt(
+    params: Params,
+    scores: Scores,
+    x: Float[Array, "n d"],
+    dead: Bool[Array, " width"] | Float[Array, " width"],
+    k: int | None,
+    *,
+    signed: bool = False,
+) -> tuple[Params, Float[Array, "n t"]]:
+    r"""What the dead latents write: $\hat e$ of `auxiliary_error`, and the parameters to go on with.
+
+    These are the parameters as they are. What else a loss does with them leaves its gradients
+    there, and $\hat e$ adds its own to these only where latents are dead: nothing of the size of
+    the parameters is filled with zeros and added up in all the other steps.
+    """
+    k = min(k or max(x.shape[-1] // 2, 1), dead.shape[0])
+    rows, matrix, bias = jax.lax.stop_gradient(scores.affine(params, x))
+    split = ambient_split(len(rows), len(matrix))
+    chosen = _chosen(rows, matrix, bias, dead > 0, k, signed, split)
+
+    def write(fixed: tuple, params: Params, x: Array) -> Array:
+        parts = (*scores.affine(params, x), params["decoder"], *fixed)
         if split is None:
             return _written(*parts, signed=signed)
         on_device = partial(_written, signed=signed, split=split)
@@ -69,44 +87,19 @@ def auxiliary_error(
         specs = (by_row, *4 * (by_latent,), by_both, by_both)
         return split.run(on_device, parts, specs, by_row)
 
-    written = _if_any(write, (dead, *chosen), rows, matrix, bias, params["decoder"])
-    return jnp.where(dead.any(), measure(written, residual), 0.0)
+    (params, _), written = beside((dead > 0).any(), write, (dead, *chosen), params, x)
+    return params, written
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _if_any(
-    write: Callable[..., Array],
-    fixed: tuple,
-    rows: Float[Array, "n d"],
-    matrix: Float[Array, "width d"],
-    bias: Float[Array, " width"],
-    decoder: Float[Array, "width t"],
-) -> Float[Array, "n t"]:
-    """`write(fixed, ...)` where the first of what is fixed, the dead latents, has some, or 0.
-
-    The backward pass starts from the arguments. Left to itself it would have the forward pass give
-    it what it needs, which both branches would have to fill, in twice the size of the weights.
-    """
-    return if_needed((fixed[0] > 0).any(), write, fixed, rows, matrix, bias, decoder)
-
-
-def _if_any_forward(write: Callable[..., Array], fixed: tuple, *learned: Array) -> tuple:
-    return _if_any(write, fixed, *learned), (fixed, learned)
-
-
-def _if_any_backward(write: Callable[..., Array], kept: tuple, cotangent: Array) -> tuple:
-    fixed, learned = kept
-    needed = (fixed[0] > 0).any()
-
-    def pull(fixed: tuple, learned: tuple, cotangent: Array) -> tuple:
-        return jax.vjp(partial(write, fixed), *learned)[1](cotangent)
-
-    # Without dead latents the error of nothing may have a cotangent that is no number.
-    cotangent = jnp.where(needed, cotangent, 0.0)
-    return None, *if_needed(needed, pull, fixed, learned, cotangent)
-
-
-_if_any.defvjp(_if_any_forward, _if_any_backward)
+def attempt_error(
+    written: Float[Array, "n t"],
+    residual: Float[Array, "n t"],
+    dead: Bool[Array, " width"] | Float[Array, " width"],
+    measure: Measure = relative_error,
+) -> Float[Array, ""]:
+    """How badly an `attempt` reconstructs the residual, as in `auxiliary_error`."""
+    error = measure(written, jax.lax.stop_gradient(residual))
+    return jnp.where(dead.any(), error, 0.0)
 
 
 def _chosen(

@@ -144,7 +144,9 @@ def scatter_outer(
 
 
 def _scatter(values: Array, x: Array, indices: Array, like: Array) -> Array:
-    total = jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
+    # Zeros of its own: XLA would fold those of two sums into one array and copy it for each.
+    first = values.ravel()[:1].sum().astype(jnp.promote_types(like.dtype, jnp.float32))
+    total = jnp.broadcast_to(jnp.minimum(jnp.abs(first), 0), like.shape)
 
     def whole(total: Array, values: Array, x: Array, indices: Array) -> Array:
         parts = (values[:, :, None] * x[:, None]).astype(total.dtype)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxinterp.dictionaries import revival
 from jaxinterp.dictionaries import scores as encoders
 from jaxinterp.dictionaries.base import Codes, Dictionary, LossInfo, Stats
 from jaxinterp.dictionaries.errors import Measure, Objective, unexplained, whole
 from jaxinterp.dictionaries.fixed_k import check_k, rectified
 from jaxinterp.dictionaries.info import dead_latents, loss_info
 from jaxinterp.dictionaries.penalties import Weight, weight_at
-from jaxinterp.dictionaries.revival import auxiliary_error
 from jaxinterp.dictionaries.sparsify import largest
 from jaxinterp.dictionaries.topk import topk
 
@@ -124,14 +124,15 @@ def variational(
         target: Float[Array, "b t"],
         key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], LossInfo]:
+        dead = dead_latents(stats, dead_after)
+        params, attempt = revival.attempt(params, encoder, x, dead, aux_k)
         mean = encoders.dense_scores(encoder, params, x)
         log_variance = noise.log_variance(params, x)
         drawn = mean + jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape, mean.dtype)
         codes = rectified(_strongest(drawn, k))
         x_hat, error = objective(params, codes, target, measure)
         kl = kl_to_standard(mean, log_variance).sum(1).mean(dtype=jnp.float32)
-        dead = dead_latents(stats, dead_after)
-        aux = auxiliary_error(params, encoder, x, target - x_hat, dead, aux_k)
+        aux = revival.attempt_error(attempt, target - x_hat, dead)
         info = loss_info(codes, x_hat, target, stats, dead_after, {"kl": kl, "aux": aux})
         total = error + weight_at(weight, stats.step) * kl
         return total + weight_at(aux_weight, stats.step) * aux, info

@@ -1,5 +1,6 @@
 """What the compiled training steps are made of."""
 
+import re
 from functools import partial
 
 import jax
@@ -36,3 +37,16 @@ def test_a_step_sorts_nothing_and_leads_to_a_state_of_its_own_kind(name):
     assert [jax.typeof(a) for a in jax.tree.leaves(new)] == [
         jax.typeof(a) for a in jax.tree.leaves(state)
     ]
+
+
+@pytest.mark.parametrize("make", [dl.topk, dl.batch_topk])
+def test_nothing_of_the_size_of_the_weights_is_copied_or_made_to_be_empty(make):
+    """Beside weights and moments, which it replaces, a step holds gradients: its own two, those of
+    the dead latents in their branch, and one made tangent to the constraint."""
+    width, d = 8192, 256
+    learner = dl.learner(make(width, K), dl.optimizer("adam", 1e-3, clip=1.0))
+    x = jax.ShapeDtypeStruct((16, d), "float32")
+    state = jax.eval_shape(learner.init, jax.random.key(1), x)
+    compiled = jax.jit(learner.step, donate_argnums=0).lower(state, x).compile()
+    assert not re.search(rf"= f32\[{width},{d}\]\S* copy\(", compiled.as_text())
+    assert compiled.memory_analysis().temp_size_in_bytes < 5.3 * width * d * 4

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jaxinterp.dictionaries import triangle
 from jaxinterp.dictionaries.base import Codes, LossInfo, Stats
-from jaxinterp.dictionaries.errors import relative_error
+from jaxinterp.dictionaries.branching import beside, if_needed
 from jaxinterp.dictionaries.shards import ambient_split
 from jaxinterp.dictionaries.sparsify import largest, selected_scores
 
@@ -78,43 +78,47 @@ def decode_dense(params: Params, codes: Float[Array, "... all"]) -> Float[Array,
     return y.reshape(*codes.shape[:-1], *y.shape[1:])
 
 
-def auxiliary_error(
+def attempt(
     params: Params,
     x: Float[Array, "n layers d_in"],
-    residual: Float[Array, "n layers d_out"],
     dead: Bool[Array, " all"],
     k: int | None,
-) -> Float[Array, ""]:
-    """How badly the dead latents of all layers together write what the live ones left over.
+) -> tuple[Params, Float[Array, "n layers d_out"]]:
+    """What the dead latents of all layers together write, and the parameters to go on with.
 
-    As `revival.auxiliary_error`, in each layer; the relative error of all layers laid end to end.
+    As `revival.attempt`, in each layer; `revival.attempt_error` measures it, laid end to end.
 
     Args:
         params: the transcoder's.
         x: what each layer reads.
-        residual: what is left of the target; no gradient flows into it.
-        dead: latents to revive, numbered through all layers; with none, the error is 0.
+        dead: latents to revive, numbered through all layers; with none, 0 is written.
         k: dead latents per layer and row, fewer where fewer are dead; None for half of d_in.
     """
     layers, width = params["encoder_bias"].shape
     kept = min(k or max(x.shape[-1] // 2, 1), width)
+    needed = dead.any()
 
-    def attempt() -> Array:
-        parts = (x.swapaxes(0, 1), params["encoder"], params["encoder_bias"])
-        choose = partial(_selected_dead, k=kept)
-        codes = jax.lax.map(choose, (*parts, dead.reshape(layers, width)))
-        guess = triangle.write(*codes, params["decoder"]).swapaxes(0, 1)
-        return relative_error(flat(guess), flat(jax.lax.stop_gradient(residual)))
+    def choose(*parts: Array) -> Codes:
+        return jax.lax.map(partial(_strongest_dead, k=kept), parts)
 
-    return jax.lax.cond(dead.any(), attempt, lambda: jnp.zeros(()))
+    def write(chosen: Codes, params: Params, x: Array) -> Array:
+        parts = (x.swapaxes(0, 1), params["encoder"], params["encoder_bias"], chosen.indices)
+        values = jax.nn.relu(jax.lax.map(lambda layer: selected_scores(*layer), parts))
+        values = jnp.where(chosen.values, values, 0.0)
+        return triangle.write(values, chosen.indices, params["decoder"]).swapaxes(0, 1)
+
+    parts = (x.swapaxes(0, 1), params["encoder"], params["encoder_bias"])
+    parts = jax.lax.stop_gradient(parts)
+    chosen = if_needed(needed, choose, *parts, dead.reshape(layers, width))
+    (params, _), written = beside(needed, write, chosen, params, x)
+    return params, written
 
 
-def _selected_dead(layer: tuple[Array, Array, Array, Array], *, k: int) -> Codes:
+def _strongest_dead(layer: tuple[Array, Array, Array, Array], *, k: int) -> Codes:
+    """Numbers of the k dead latents of largest score, and which of them there are, as values."""
     x, encoder, bias, dead = layer
-    scores = jax.lax.stop_gradient(x @ encoder.T + bias[None])
-    indices = largest(jnp.where(dead[None], scores, -jnp.inf), k).indices
-    values = selected_scores(x, encoder, bias, indices)
-    return Codes(jnp.where(dead[indices], jax.nn.relu(values), 0.0), indices)
+    indices = largest(jnp.where(dead[None], x @ encoder.T + bias[None], -jnp.inf), k).indices
+    return Codes(dead[indices], indices)
 
 
 def stacked_rows(x: Float[Array, "..."], layers: int) -> Float[Array, "n layers d"]:

@@ -12,7 +12,7 @@ from jaxinterp.dictionaries.batch_topk import followed_threshold
 from jaxinterp.dictionaries.errors import Measure, squared_error
 from jaxinterp.dictionaries.info import dead_latents, loss_info
 from jaxinterp.dictionaries.penalties import Weight, weight_at
-from jaxinterp.dictionaries.revival import check_aux_k
+from jaxinterp.dictionaries.revival import attempt_error, check_aux_k
 
 Params = dict[str, Array]
 
@@ -83,13 +83,14 @@ def cross_layer_batch_topk(
     ) -> tuple[Float[Array, ""], LossInfo]:
         del key
         x = cross_layer.stacked_rows(x, layers)
+        dead = dead_latents(stats, dead_after)
+        params, attempt = cross_layer.attempt(params, x, dead, aux_k)
         h = cross_layer.layer_scores(params, x)
         z = batch_top_k(cross_layer.flat_in_place(h), max(int(k * layers * x.shape[0]), 1))
         by_layer = cross_layer.layers_in_place(z, layers).swapaxes(0, 1)
         written = cross_layer.write(params, by_layer, None)
-        dead = dead_latents(stats, dead_after)
-        aux = cross_layer.auxiliary_error(params, x, target - written, dead, aux_k)
         y_hat, wanted = cross_layer.flat(written), cross_layer.flat(target)
+        aux = attempt_error(cross_layer.flat(attempt), wanted - y_hat, dead)
         threshold = followed_threshold(
             params["threshold"], z, stats.step, decay=threshold_decay, start=threshold_from
         )

@@ -12,7 +12,7 @@ from jaxinterp.dictionaries.errors import unexplained
 from jaxinterp.dictionaries.fixed_k import check_k, rectified
 from jaxinterp.dictionaries.info import dead_latents, loss_info
 from jaxinterp.dictionaries.penalties import Weight, weight_at
-from jaxinterp.dictionaries.revival import check_aux_k
+from jaxinterp.dictionaries.revival import attempt_error, check_aux_k
 from jaxinterp.dictionaries.sparsify import top_k_scores
 
 Params = dict[str, Array]
@@ -83,12 +83,13 @@ def cross_layer_topk(
         key: Key[Array, ""],
     ) -> tuple[Float[Array, ""], LossInfo]:
         del key
-        codes = select(params, cross_layer.stacked_rows(x, layers))
+        x, dead = cross_layer.stacked_rows(x, layers), dead_latents(stats, dead_after)
+        params, attempt = cross_layer.attempt(params, x, dead, aux_k)
+        codes = select(params, x)
         y_hat = cross_layer.write(params, *codes)
         error = jax.vmap(unexplained, 1)(y_hat, target).mean()
-        dead = dead_latents(stats, dead_after)
-        aux = cross_layer.auxiliary_error(params, x, target - y_hat, dead, aux_k)
         both = (cross_layer.flat(y_hat), cross_layer.flat(target))
+        aux = attempt_error(cross_layer.flat(attempt), both[1] - both[0], dead)
         info = loss_info(_numbered(codes, width), *both, stats, dead_after, {"aux": aux})
         return error + weight_at(aux_weight, stats.step) * aux, info
 

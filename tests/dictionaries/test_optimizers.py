@@ -10,8 +10,8 @@ from jaxinterp.dictionaries.averaging import average_weights, evaluation_params
 from jaxinterp.dictionaries.batch_topk import batch_topk
 from jaxinterp.dictionaries.learner import learner
 from jaxinterp.dictionaries.optimizers import (
-    clip_by_norm,
     RECIPES,
+    clip_by_norm,
     learning_rate,
     optimizer,
     scale_by_name,

@@ -67,9 +67,9 @@ def attempt(
     *,
     signed: bool = False,
 ) -> tuple[Params, Float[Array, "n t"]]:
-    r"""What the dead latents write: $\hat e$ of `auxiliary_error`, and the parameters to go on with.
+    r"""What the dead latents write, $\hat e$ of `auxiliary_error`, and parameters to go on with.
 
-    These are the parameters as they are. What else a loss does with them leaves its gradients
+    These are the parameters as they were. What else a loss does with them leaves its gradients
     there, and $\hat e$ adds its own to these only where latents are dead: nothing of the size of
     the parameters is filled with zeros and added up in all the other steps.
     """

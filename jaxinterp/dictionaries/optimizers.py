@@ -123,12 +123,12 @@ def clip_by_norm(largest: float | Array) -> optax.GradientTransformation:
     optax divides every element, a result that XLA keeps beside the gradient: twice the memory.
     """
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         factor = largest / jnp.maximum(optax.tree.norm(updates), largest)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def scale_by_name(factors: Mapping[str, float]) -> optax.GradientTransformation:

@@ -8,7 +8,6 @@
 The result is a `Learner` like any other: `fit`, checkpoints and logs take it as it is.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -156,21 +155,11 @@ def _advance(state: SweepState, members: Any, running: Bool[Array, " members"]) 
 
 
 def _over_members(function: Callable, *arguments: Any) -> Any:
-    """Applies a function to each member: vmapped, but on a CPU a few at a time.
+    """Applies a function to each member: vmapped, but one after another on a CPU.
 
-    There a loop goes over groups of as many members as there are cores, which XLA runs side by
-    side: the arrays of a member stay in the cache, and memory does not grow with the members.
+    There a step keeps all cores busy, and the arrays of one member stay in the cache.
     """
     arguments = jax.tree.map(jnp.asarray, arguments)
     if jax.default_backend() != "cpu":
         return jax.vmap(function)(*arguments)
-    n = jax.tree.leaves(arguments)[0].shape[0]
-    side = max(i for i in range(1, min(n, os.cpu_count() or 1) + 1) if n % i == 0)
-
-    def side_by_side(group: tuple) -> Any:
-        results = [function(*member(group, i)) for i in range(side)]
-        return jax.tree.map(lambda *parts: jnp.stack(parts), *results)
-
-    groups = jax.tree.map(lambda a: a.reshape(n // side, side, *a.shape[1:]), arguments)
-    results = jax.lax.map(side_by_side, groups)
-    return jax.tree.map(lambda a: a.reshape(n, *a.shape[2:]), results)
+    return jax.lax.map(lambda one: function(*one), arguments)

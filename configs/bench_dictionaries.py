@@ -19,7 +19,8 @@ class BenchDictionaries:
         rounds: turns of each contestant.
         dtype: "float32" or "bfloat16" for matrix products; what learns stays in float32.
         ours: this library's contestants: topk, relu, jumprelu, batch_topk, matryoshka,
-            matching_pursuit, orthogonal_pursuit, archetypal, itda, sweep, one by one, sweep run, run by run.
+            matching_pursuit, orthogonal_pursuit, archetypal, itda, sweep, one by one,
+            sweep run, run by run.
         peers: contestants in torch: sparsify/topk, saelens/NAME, torch/topk, overcomplete/NAME.
         torch_python: Python with torch, sae-lens, eai-sparsify and (for its pursuits) overcomplete;
             empty to leave the peers out.

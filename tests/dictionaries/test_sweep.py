@@ -1,4 +1,3 @@
-import os
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +52,10 @@ def alone(data):
     return [(one.params(end.state), end.info) for one, end in zip(singles, ends, strict=True)]
 
 
-@pytest.mark.parametrize(("backend", "cores"), [("cpu", 1), ("cpu", 3), ("other", 1)])
-def test_a_member_of_a_sweep_equals_its_single_run(data, alone, backend, cores, monkeypatch):
-    """Seeds, penalties and rates; one after another, side by side and vmapped."""
+@pytest.mark.parametrize("backend", ["cpu", "other"])
+def test_a_member_of_a_sweep_equals_its_single_run(data, alone, backend, monkeypatch):
+    """Seeds, penalties and rates; one after another and vmapped."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     many = sweep(make_relu, MEMBERS)
     last = train_on(data, many, KEYS)
     found = many.params(last.state)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.pursuit import Atoms, State, check, chosen, pursue, take_off
 from jaxinterp.dictionaries.shards import spread_rows
-from jaxinterp.dictionaries.sparse_products import fold_row_blocks
 from jaxinterp.dictionaries.sparsify import largest
+from jaxinterp.row_blocks import fold_row_blocks
 
 _CACHED = 2**16  # numbers of a few rows, which the backward pass goes over k times
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.shards import spread_rows
-from jaxinterp.dictionaries.sparse_products import map_row_blocks
+from jaxinterp.row_blocks import map_row_blocks
 
 _CACHED_SCORES = 2**18  # that follow their residual in the cache of a core
 _SEARCHED_SCORES = 2**21  # that are made, searched and forgotten

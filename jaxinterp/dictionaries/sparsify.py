@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxinterp import selection
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.shards import Split, ambient_split
-from jaxinterp.dictionaries.sparse_products import gather_dot, gather_sum, map_row_blocks
+from jaxinterp.dictionaries.sparse_products import gather_dot, gather_sum
+from jaxinterp.row_blocks import map_row_blocks
 from jaxinterp.selection import ascending_places, halving_pays, largest_places
 
 _CACHED = 2**19  # scores that the cores of a CPU share without going to memory

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
+
+from jaxinterp.row_blocks import map_row_blocks
 
 T = TypeVar("T")
 
@@ -31,14 +33,24 @@ def map_neighborhoods(
     Returns:
         The results with a leading axis of length n.
     """
+    return map_blocks_of_neighborhoods(jax.vmap(function), points, indices, working=working)
+
+
+def map_blocks_of_neighborhoods(
+    function: Callable[[Float[Array, "b k d"]], T],
+    points: Float[Array, "n d"],
+    indices: Int[Array, "n k"],
+    *,
+    working: int = 0,
+) -> T:
+    """As `map_neighborhoods`, of a function that takes (b, k, d) offsets of b points at once."""
     number, k = indices.shape
     size = max(1, min(number, _BLOCK // max(k * k, k * points.shape[1], working)))
 
-    def of_one(row: tuple[Array, Array]) -> T:
-        point, near = row
-        return function(points[near] - point[None, :])
+    def of_block(some: Array, near: Array) -> T:
+        return function(points[near] - some[:, None, :])
 
-    return lax.map(of_one, (points, indices), batch_size=size)
+    return map_row_blocks(of_block, (points, indices), size)
 
 
 def gram(offsets: Float[Array, "k d"]) -> Float[Array, "k k"]:

@@ -8,7 +8,6 @@ from jaxinterp.dictionaries import sparse_products
 from jaxinterp.dictionaries.sparse_products import (
     gather_dot,
     gather_sum,
-    map_row_blocks,
     scatter_outer,
 )
 
@@ -72,14 +71,6 @@ def test_a_batch_of_dictionaries_is_a_loop_over_them(blocks, parts):
     ):
         together = jax.jit(jax.vmap(f))(many)
         np.testing.assert_allclose(together, jnp.stack([f(a) for a in many]), atol=1e-4)
-
-
-def test_blocks_of_rows_are_put_together_in_order():
-    x = jnp.arange(46.0).reshape(23, 2)
-    for block in (1, 4, 23, 50):
-        doubled, total = map_row_blocks(lambda a, b: (2 * a, (a + b).sum(1)), (x, x), block)
-        np.testing.assert_array_equal(doubled, 2 * x)
-        np.testing.assert_array_equal(total, 2 * x.sum(1))
 
 
 def test_sums_are_formed_in_float32_under_bfloat16():

@@ -49,6 +49,13 @@ def test_eigenvalues_and_their_gradient():
     assert jnp.array_equal(symmetric_eigenvalues(jnp.ones((2, 1, 1))), jnp.ones((2, 1)))
 
 
+def test_local_spectra_hold_the_matrices_of_few_points():
+    points = jax.ShapeDtypeStruct((4000, 48), "float32")
+    indices = jax.ShapeDtypeStruct((4000, 60), "int32")
+    compiled = jax.jit(geometry.local_spectra).lower(points, indices).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * 4000 * 48 * 48 * 4
+
+
 def test_heterogeneous_segments_a_union():
     line = jnp.zeros((300, 8)).at[:, 0].set(3 * uniform(300, 1)[:, 0])
     box = jnp.zeros((300, 8)).at[:, 1:6].set(uniform(300, 5) + 2)

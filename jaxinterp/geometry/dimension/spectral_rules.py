@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Real
 
 from jaxinterp.geometry.eigenvalues import symmetric_eigenvalues
-from jaxinterp.geometry.neighborhoods import centred, gram, map_neighborhoods
+from jaxinterp.geometry.neighborhoods import centred, gram, map_blocks_of_neighborhoods
 
 
 @jax.jit
@@ -29,8 +29,12 @@ def local_spectra(points: Float[Array, "n d"], indices: Int[Array, "n k"]) -> Fl
     Cost: O(n k d min(k, d)); the smaller of the (k, k) and (d, d) matrices is decomposed.
     """
     size = min(indices.shape[1], points.shape[1])
-    products = map_neighborhoods(_smaller_product, points, indices)
-    return jax.vmap(_positive, (0, None))(symmetric_eigenvalues(products), size)
+
+    def of_block(near: Array) -> Array:
+        values = symmetric_eigenvalues(jax.vmap(_smaller_product)(near))
+        return jax.vmap(_positive, (0, None))(values, size)
+
+    return map_blocks_of_neighborhoods(of_block, points, indices)
 
 
 def fukunaga_olsen(eigenvalues: Float[Array, " r"], *, share: float = 0.05) -> Int[Array, ""]:

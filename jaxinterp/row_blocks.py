@@ -8,18 +8,21 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
-def map_row_blocks(f: Callable[..., Any], rows: tuple[Array, ...], block: int) -> Any:
+def map_row_blocks(
+    f: Callable[..., Any], rows: tuple[Array, ...], block: int, *, in_flight: int = 2
+) -> Any:
     """`f(*rows)` for an `f` that treats rows alone, computed `block` rows at a time.
 
     Two blocks are in flight, so that the serial part of one runs beside the parallel part of the
-    other.
+    other. An `f` without a parallel part gains nothing by it and compiles sooner with one. Never
+    more: with four, XLA has been seen to wait for ever on a CPU (jaxlib 0.10.2).
     """
     count = rows[0].shape[0]
     if count <= block:
         return f(*rows)
     whole = count // block * block
     blocks = tuple(a[:whole].reshape(-1, block, *a.shape[1:]) for a in rows)
-    done = jax.lax.scan(lambda _, part: (None, f(*part)), None, blocks, unroll=2)[1]
+    done = jax.lax.scan(lambda _, part: (None, f(*part)), None, blocks, unroll=in_flight)[1]
     done = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), done)
     if whole == count:
         return done

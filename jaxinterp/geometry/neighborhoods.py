@@ -50,7 +50,7 @@ def map_blocks_of_neighborhoods(
     def of_block(some: Array, near: Array) -> T:
         return function(points[near] - some[:, None, :])
 
-    return map_row_blocks(of_block, (points, indices), size)
+    return map_row_blocks(of_block, (points, indices), size, in_flight=1)
 
 
 def gram(offsets: Float[Array, "k d"]) -> Float[Array, "k k"]:

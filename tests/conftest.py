@@ -1,6 +1,9 @@
 """Every test runs on CPU with 8 virtual devices; rank promotion raises."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -8,6 +11,15 @@ import numpy as np
 import pytest
 
 os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # `datasets` tells the hub of every local file read
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Programs that several tests, workers and processes of this run compile: one compiles it. The
+    # folder goes with the run, whose workers find its name in their environment.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxinterp-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    for name in ("compilation_cache_dir", "persistent_cache_min_compile_time_secs"):
+        value = os.environ["JAX_" + name.upper()]
+        jax.config.update("jax_" + name, value if name.endswith("dir") else float(value))
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,8 +56,20 @@ def _file_docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text("utf-8"))
     except (SyntaxError, ValueError, OSError):
         return  # a source file for another version of Python, or not text: not our text either
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, kinds):
             text = ast.get_docstring(node)
             if text and len(text) >= _SHORTEST_DOCSTRING:
                 yield text
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """As `ast.walk`, without going into expressions, which hold no docstring."""
+    kinds = (ast.stmt, ast.excepthandler, ast.match_case)
+    waiting = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        yield node
+        parts = (getattr(node, field, None) for field in node._fields)
+        lists = (part for part in parts if isinstance(part, list))
+        waiting.extend(one for part in lists for one in part if isinstance(one, kinds))

@@ -69,9 +69,20 @@ def attempt(
 ) -> tuple[Params, Float[Array, "n t"]]:
     r"""What the dead latents write, $\hat e$ of `auxiliary_error`, and parameters to go on with.
 
-    These are the parameters as they were. What else a loss does with them leaves its gradients
-    there, and $\hat e$ adds its own to these only where latents are dead: nothing of the size of
-    the parameters is filled with zeros and added up in all the other steps.
+        params, written = attempt(params, scores, x, dead, k)  # before anything else uses them
+        x_hat = ...
+        auxiliary = attempt_error(written, x - x_hat, dead)
+
+    The parameters are as they were. What else the loss does with them leaves its gradients there,
+    and $\hat e$ adds its own to these only where latents are dead: in all other steps nothing of
+    the size of the parameters is filled with zeros and added up.
+
+    Args:
+        params: the dictionary's parameters, all of them floating.
+        scores, x, dead, k, signed: as in `auxiliary_error`.
+
+    Returns:
+        The parameters, and $\hat e$ (n, t), which is 0 where no latent is dead.
     """
     k = min(k or max(x.shape[-1] // 2, 1), dead.shape[0])
     rows, matrix, bias = jax.lax.stop_gradient(scores.affine(params, x))

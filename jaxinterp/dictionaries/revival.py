@@ -79,7 +79,11 @@ def attempt(
 
     Args:
         params: the dictionary's parameters, all of them floating.
-        scores, x, dead, k, signed: as in `auxiliary_error`.
+        scores: its encoder.
+        x: rows to encode.
+        dead: latents to revive, or their weights.
+        k: dead latents per row; None for half the input dimension.
+        signed: whether codes may be negative.
 
     Returns:
         The parameters, and $\hat e$ (n, t), which is 0 where no latent is dead.

@@ -66,6 +66,7 @@ from jaxinterp.dictionaries.matching import matching_codes as matching_codes
 from jaxinterp.dictionaries.matching_pursuit import matching_pursuit as matching_pursuit
 from jaxinterp.dictionaries.matryoshka import matryoshka as matryoshka
 from jaxinterp.dictionaries.multi_topk import multi_topk as multi_topk
+from jaxinterp.dictionaries.optimizers import clip_by_norm as clip_by_norm
 from jaxinterp.dictionaries.optimizers import learning_rate as learning_rate
 from jaxinterp.dictionaries.optimizers import optimizer as optimizer
 from jaxinterp.dictionaries.optimizers import scale_by_name as scale_by_name

@@ -18,6 +18,8 @@ class BenchGeometry:
         tree: points of the spanning tree.
         texts: texts of 512 tokens for persistent homology.
         seed: of the points.
+        devices: virtual CPU devices among which the neighbourhoods of local PCA are spread; a
+            divisor of 2000.
     """
 
     number: int = 10_000
@@ -27,3 +29,4 @@ class BenchGeometry:
     tree: int = 2000
     texts: int = 8
     seed: int = 0
+    devices: int = 1

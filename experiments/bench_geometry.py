@@ -3,6 +3,7 @@
 Run on an idle machine, on CPU or GPU; peers that are not installed are left out:
 
     python experiments/bench_geometry.py --number 10000 --width 64 --repeats 5
+    OPENBLAS_NUM_THREADS=1 python experiments/bench_geometry.py --devices 2    # local PCA on both
 
 Expected on two CPU cores at 10000 x 64: neighbours at least 1.5 times scikit-learn's speed (2 times
 at width 512), one kNN for all distance estimators, a spanning tree of 2000 points in about 10 ms.
@@ -18,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from configs.bench_geometry import BenchGeometry
 from jaxinterp import geometry
@@ -78,6 +81,8 @@ def all_distance_estimators(neighbors: geometry.Neighbors) -> list:
 
 def main(config: BenchGeometry) -> None:
     """Time everything and print a table."""
+    if config.devices > 1:
+        jax.config.update("jax_num_cpu_devices", config.devices)
     points = cloud(config)
     on_device = jnp.asarray(points)
     k, number = config.neighbors, config.number
@@ -120,8 +125,15 @@ def main(config: BenchGeometry) -> None:
 
     some = min(number, 2000)
     indices = geometry.k_nearest(on_device[:some], 100).indices
+    mesh = jax.make_mesh((config.devices,), ("data",), axis_types=(AxisType.Auto,))
+    specs = {"in_specs": (P(), P("data")), "out_specs": P("data")}
+    spectra = jax.jit(jax.shard_map(geometry.local_spectra, mesh=mesh, check_vma=False, **specs))
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip((on_device[:some], indices), specs["in_specs"], strict=True)
+    ]
     runs = {
-        "jaxinterp local spectra": lambda: geometry.local_spectra(on_device[:some], indices),
+        "jaxinterp local spectra": lambda: spectra(*placed),
         "jaxinterp ESS": lambda: geometry.expected_simplex_skewness(on_device[:some], indices),
     }
     if skdim:

@@ -47,7 +47,9 @@ def _in_blocks(matrices: Array) -> Array:
 
 
 def _by_bisection(matrices: Array) -> Array:
-    _, diagonal, beside, _ = lax.linalg.tridiagonal(matrices, lower=True)
+    # One by one: of a batch jaxlib 0.10.2 makes tasks for the pool of threads and waits for them in
+    # a thread of that pool, for ever if other devices wait in the rest of its threads.
+    diagonal, beside = lax.map(lambda m: lax.linalg.tridiagonal(m, lower=True)[1:3], matrices)
     number = diagonal.shape[1]
     zero = jnp.zeros_like(diagonal[:, :1])
     left = jnp.concatenate([zero, jnp.abs(beside)], axis=1)

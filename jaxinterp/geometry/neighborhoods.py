@@ -32,25 +32,34 @@ def map_neighborhoods(
 
     Returns:
         The results with a leading axis of length n.
+
+    Raises:
+        ValueError: neighbours of another number of points.
     """
-    return map_blocks_of_neighborhoods(jax.vmap(function), points, indices, working=working)
+    if len(points) != len(indices):
+        raise ValueError(
+            f"indices hold the neighbours of {len(indices)} points, and there are {len(points)}: "
+            "give a row for each point"
+        )
+    return map_blocks_of_neighborhoods(jax.vmap(function), points, points, indices, working=working)
 
 
 def map_blocks_of_neighborhoods(
     function: Callable[[Float[Array, "b k d"]], T],
+    origins: Float[Array, "m d"],
     points: Float[Array, "n d"],
-    indices: Int[Array, "n k"],
+    indices: Int[Array, "m k"],
     *,
     working: int = 0,
 ) -> T:
-    """As `map_neighborhoods`, of a function that takes (b, k, d) offsets of b points at once."""
+    """As `map_neighborhoods`, of a function that takes (b, k, d) offsets from b origins at once."""
     number, k = indices.shape
     size = max(1, min(number, _BLOCK // max(k * k, k * points.shape[1], working)))
 
     def of_block(some: Array, near: Array) -> T:
         return function(points[near] - some[:, None, :])
 
-    return map_row_blocks(of_block, (points, indices), size, in_flight=1)
+    return map_row_blocks(of_block, (origins, indices), size, in_flight=1)
 
 
 def gram(offsets: Float[Array, "k d"]) -> Float[Array, "k k"]:

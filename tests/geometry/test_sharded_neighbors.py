@@ -2,7 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+from jaxinterp import geometry
 from jaxinterp.geometry import (
     gride,
     k_nearest,
@@ -78,3 +80,12 @@ def test_estimators_of_spread_neighbours_are_those_of_one_device(mesh, name):
         np.testing.assert_allclose(ours, one, rtol=1e-4)
     assert 2.5 < float(found.value) < 3.6
     assert found.per_point.sharding.is_equivalent_to(rows, 1)
+
+
+def test_local_spectra_spread_over_devices_are_those_of_one(mesh):
+    """Batches of matrices given to LAPACK on several devices at once make jaxlib wait for ever."""
+    points = jax.random.normal(KEY, (800, 32)) + 40
+    indices = geometry.k_nearest(points, 50).indices
+    specs = {"in_specs": (P(), P("data")), "out_specs": P("data")}
+    spread = jax.jit(jax.shard_map(geometry.local_spectra, mesh=mesh, check_vma=False, **specs))
+    np.testing.assert_array_equal(spread(points, indices), geometry.local_spectra(points, indices))

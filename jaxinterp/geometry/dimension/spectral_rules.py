@@ -22,10 +22,12 @@ def covariance_spectrum(points: Float[Array, "n d"]) -> Float[Array, " r"]:
 
 
 @jax.jit
-def local_spectra(points: Float[Array, "n d"], indices: Int[Array, "n k"]) -> Float[Array, "n r"]:
+def local_spectra(points: Float[Array, "n d"], indices: Int[Array, "m k"]) -> Float[Array, "m r"]:
     """Descending covariance eigenvalues of every neighbourhood, `r = min(k, d)` of them.
 
-    The neighbours are centred on their own mean; the point itself is not among them.
+    The neighbours are centred on their own mean; the point itself is not among them. A row of
+    `indices` is a neighbourhood, of whatever points: `shard_map` over them spreads the work, on a
+    CPU over as many cores as there are virtual devices.
     Cost: O(n k d min(k, d)); the smaller of the (k, k) and (d, d) matrices is decomposed.
     """
     size = min(indices.shape[1], points.shape[1])
@@ -34,7 +36,7 @@ def local_spectra(points: Float[Array, "n d"], indices: Int[Array, "n k"]) -> Fl
         values = symmetric_eigenvalues(jax.vmap(_smaller_product)(near))
         return jax.vmap(_positive, (0, None))(values, size)
 
-    return map_blocks_of_neighborhoods(of_block, points, indices)
+    return map_blocks_of_neighborhoods(of_block, points[indices[:, 0]], points, indices)
 
 
 def fukunaga_olsen(eigenvalues: Float[Array, " r"], *, share: float = 0.05) -> Int[Array, ""]:

@@ -15,7 +15,8 @@ def map_row_blocks(
 
     Two blocks are in flight, so that the serial part of one runs beside the parallel part of the
     other. An `f` without a parallel part gains nothing by it and compiles sooner with one. Never
-    more: with four, XLA has been seen to wait for ever on a CPU (jaxlib 0.10.2).
+    more, and one for an `f` that gives batches of matrices to LAPACK: several such calls at once
+    fill jaxlib's pool of threads with tasks that wait for others in it, for ever (0.10.2).
     """
     count = rows[0].shape[0]
     if count <= block:

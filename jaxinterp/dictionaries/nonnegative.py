@@ -79,4 +79,19 @@ def solve_on(
     both = free[:, :, None] & free[:, None]
     system = jnp.where(both, gram, jnp.eye(free.shape[1], dtype=gram.dtype)[None])
     # The identity on what is not free; a free place has its own diagonal.
-    return jnp.linalg.solve(system, jnp.where(free, target, 0.0)[:, :, None])[:, :, 0]
+    wanted = jnp.where(free, target, 0.0)
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return _solved(system, wanted)
+    # One of several devices. Of a batch jaxlib 0.10.2 makes tasks for the pool of threads that
+    # those of a CPU share, and waits in one of them, for ever if all the others wait as well.
+    return jax.lax.platform_dependent(system, wanted, cpu=_solved_one_by_one, default=_solved)
+
+
+def _solved(system: Float[Array, "n k k"], target: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    return jnp.linalg.solve(system, target[:, :, None])[:, :, 0]
+
+
+def _solved_one_by_one(
+    system: Float[Array, "n k k"], target: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    return jax.lax.map(lambda row: jnp.linalg.solve(*row), (system, target))

@@ -200,3 +200,17 @@ def test_steps_on_a_mesh_are_those_of_one_device(variant, mesh):
     np.testing.assert_allclose(placed_info["loss"], info["loss"], rtol=1e-5)
     np.testing.assert_allclose(placed.params["decoder"], state.params["decoder"], atol=2e-5)
     assert float(jnp.abs(state.params["decoder"] - first).max()) > 0.01
+
+
+def test_on_several_devices_lapack_is_given_one_matrix_at_a_time():
+    """Batches on several devices of a CPU at once make jaxlib wait for ever."""
+    plain = dictionaries.learner(
+        dictionaries.orthogonal_pursuit(WIDTH, 4), dictionaries.optimizer("adam", 1e-2)
+    )
+    x = world(64)[0]
+    for learner, alone in ((plain, True), (sharded(plain, parallel.make_mesh("data=8")), False)):
+        state = learner.init(jax.random.key(0), x)
+        text = jax.jit(learner.step).lower(state, learner.place(x)).compile().as_text()
+        calls = re.findall(r"= \((f32\[[\d,]+\])[^\n]*custom_call_target=\"lapack_", text)
+        assert calls
+        assert all((call != "f32[4,4]") == alone for call in calls), calls

@@ -28,7 +28,7 @@ def local_spectra(points: Float[Array, "n d"], indices: Int[Array, "m k"]) -> Fl
     The neighbours are centred on their own mean; the point itself is not among them. A row of
     `indices` is a neighbourhood, of whatever points: `shard_map` over them spreads the work, on a
     CPU over as many cores as there are virtual devices.
-    Cost: O(n k d min(k, d)); the smaller of the (k, k) and (d, d) matrices is decomposed.
+    Cost: O(m k d min(k, d)); the smaller of the (k, k) and (d, d) matrices is decomposed.
     """
     size = min(indices.shape[1], points.shape[1])
 

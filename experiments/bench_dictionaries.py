@@ -20,7 +20,7 @@ sides. All contestants are warmed up, then take turns, each in a process of its 
 while others run; medians. `cpu` is processor time over the number of threads, the fairer column on
 a busy machine. `own MiB` is peak memory less what the process held before it built anything. On an
 accelerator, `useful` is the share of its peak that the products of a sparse step make up (one dense
-product to encode, four that touch k latents a row), and memory is not the device's.
+product to encode, four that touch k latents a row), and memory is the device's.
 
 Expected on 2 CPU cores, in both times: TopK at most 0.9 of sparsify and 0.35 of SAELens (width
 16384: 0.8 of sparsify, half the memory of SAELens); ReLU 0.5, JumpReLU 0.4, BatchTopK and

@@ -119,11 +119,17 @@ def whole_runs(name: str, size: dict, rows: jax.Array) -> Callable[[], None]:
     return run
 
 
+def device_memory() -> float:
+    """Most memory of the device that arrays and programs have held so far, in MiB."""
+    return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
+
+
 def main(name: str, data: str, size: dict) -> None:
     stream = answers()
-    libraries = memory()
+    peak = memory if jax.default_backend() == "cpu" else device_memory
+    libraries = peak()
     build = whole_runs if name in ("sweep run", "run by run") else steps_of
-    serve(stream, build(name, size, jnp.asarray(np.load(data))), libraries)
+    serve(stream, build(name, size, jnp.asarray(np.load(data))), libraries, peak)
 
 
 if __name__ == "__main__":

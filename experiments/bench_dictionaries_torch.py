@@ -152,7 +152,8 @@ def main(kind: str, data: str, size: dict) -> None:
         plt.cm.get_cmap = plt.get_cmap  # its figures ask for a name that matplotlib 3.9 dropped
     if library != "torch":
         __import__({"saelens": "sae_lens"}.get(library, library))
-    libraries = memory()
+    peak = memory if device == "cpu" else lambda: torch.cuda.max_memory_allocated() / 2**20
+    libraries = peak()
     rows = torch.from_numpy(np.load(data)).to(device)
     batches = [b.contiguous() for b in rows.split(size["batch"])]
     step = build(torch, name, size, batches)
@@ -163,7 +164,7 @@ def main(kind: str, data: str, size: dict) -> None:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    serve(stream, run, libraries)
+    serve(stream, run, libraries, peak)
 
 
 if __name__ == "__main__":

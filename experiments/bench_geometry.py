@@ -1,6 +1,8 @@
 """Speed of the geometry package against its peers, interleaved in one process.
 
-Run on an idle machine, on CPU or GPU; peers that are not installed are left out:
+Run on an idle machine, on CPU or GPU; peers that are not installed are left out, and of those that
+are only torchid has its points on the GPU (`IntrinsicDim` is the file of that name of GPTID, which
+is not a package, in a folder on PYTHONPATH):
 
     python experiments/bench_geometry.py --number 10000 --width 64 --repeats 5
     OPENBLAS_NUM_THREADS=1 python experiments/bench_geometry.py --devices 2    # local PCA on both
@@ -65,6 +67,20 @@ def peer(name: str) -> object | None:
         return None
 
 
+def to_torch(points: np.ndarray) -> object:
+    """The points as torchid takes them, on the GPU where there is one."""
+    torch = import_module("torch")
+    return torch.from_numpy(points).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def waited(result: object) -> object:
+    """A result of torch once the device has it: its calls return before."""
+    torch = import_module("torch")
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result
+
+
 def all_distance_estimators(neighbors: geometry.Neighbors) -> list:
     """Every estimator that reads the same distances."""
     distances, indices = neighbors.distances, neighbors.indices
@@ -100,6 +116,9 @@ def main(config: BenchGeometry) -> None:
         runs["scikit-learn brute"] = search.kneighbors
     if faiss := peer("faiss"):
         runs["faiss flat"] = lambda: faiss.knn(points, points, k + 1)
+    if torchid := peer("torchid"):
+        in_torch = to_torch(points)
+        runs["torchid neighbours"] = lambda: waited(torchid.primitives.knn(in_torch, k))
     interleave(f"neighbours, n={number}, width={config.width}, k={k}", runs, config.repeats)
 
     def two_nn() -> object:
@@ -114,8 +133,8 @@ def main(config: BenchGeometry) -> None:
     }
     if skdim := peer("skdim.id"):
         runs["scikit-dimension TwoNN"] = lambda: skdim.TwoNN().fit(points).dimension_
-    if torchid := peer("torchid"):
-        runs["torchid TwoNN"] = lambda: torchid.TwoNN().fit(points).dimension_
+    if torchid:
+        runs["torchid TwoNN"] = lambda: torchid.estimators.TwoNN().fit(in_torch).dimension_
     if dadapy := peer("dadapy"):
         ladder["DADApy GRIDE"] = lambda: dadapy.Data(points, maxk=2).return_id_scaling_gride(
             range_max=128
@@ -140,6 +159,13 @@ def main(config: BenchGeometry) -> None:
         near = points[:some][np.asarray(indices[:20])]
         runs["scikit-dimension lPCA, 20 points"] = lambda: [skdim.lPCA().fit(x) for x in near]
         runs["scikit-dimension ESS, 2 points"] = lambda: [skdim.ESS().fit_once(x) for x in near[:2]]
+    if torchid:
+        few, chosen = in_torch[:some], to_torch(np.array(indices)).long()
+        spectra_of = torchid.primitives.batched_local_pca
+        runs["torchid local PCA, with vectors"] = lambda: waited(
+            spectra_of(torchid.primitives.gather_neighbors(few, chosen))
+        )
+        runs["torchid ESS, with its neighbours"] = lambda: torchid.estimators.ESS().fit(few)
     interleave(f"local, k=100, {some} points", runs, min(config.repeats, 3))
 
     matrix = geometry.distance_matrix(on_device[: config.tree])
@@ -159,6 +185,9 @@ def main(config: BenchGeometry) -> None:
         return geometry.persistent_homology_dimension(matrix, key, smallest=50, steps=12)
 
     runs = {"jaxinterp": lambda: geometry.profile(of_text, texts)}
+    if gptid := peer("IntrinsicDim"):
+        text = np.asarray(texts[0])
+        runs["GPTID, 1 text"] = lambda: gptid.PHD().fit_transform(text)
     interleave(f"persistent homology, {config.texts} texts of 512 tokens", runs, 2)
 
 

@@ -18,6 +18,8 @@ from typing import NamedTuple, TextIO
 
 # Threads that wait for work in a loop would take time from the contestant whose turn it is.
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "GOMP_SPINCOUNT": "0"}
+# Nor may a contestant take the whole of a GPU's memory, which JAX does by default.
+QUIET |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 class Sample(NamedTuple):
@@ -26,7 +28,7 @@ class Sample(NamedTuple):
     Attributes:
         wall: seconds that passed.
         cpu: seconds of processor, all threads together.
-        peak: most memory that the process has held, MiB.
+        peak: most memory that the process has held, MiB; on a GPU, of the device's.
         libraries: how much it held before it built anything, MiB.
     """
 
@@ -95,19 +97,25 @@ def memory() -> float:
     )
 
 
-def serve(stream: TextIO, run: Callable[[], None], libraries: float) -> None:
+def serve(
+    stream: TextIO,
+    run: Callable[[], None],
+    libraries: float,
+    peak: Callable[[], float] = memory,
+) -> None:
     """The worker's side: warms up twice, then runs once for each line on standard input.
 
     Args:
         stream: where to answer.
         run: the work; it returns when the work is done, not when it is queued.
-        libraries: what `memory` said before anything was built.
+        libraries: what `peak` said before anything was built.
+        peak: most memory held so far, in MiB.
     """
     run()
     run()
-    print(json.dumps((0.0, 0.0, memory(), libraries)), file=stream, flush=True)
+    print(json.dumps((0.0, 0.0, peak(), libraries)), file=stream, flush=True)
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         run()
-        sample = time.perf_counter() - wall, time.process_time() - cpu, memory(), libraries
+        sample = time.perf_counter() - wall, time.process_time() - cpu, peak(), libraries
         print(json.dumps(sample), file=stream, flush=True)

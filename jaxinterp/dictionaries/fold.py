@@ -94,6 +94,10 @@ def row_changes(
         weights can't hold it.
     """
     wanted = affine if target is None else target
+    # What would be traced: a float64 of a file becomes float32 unless JAX is told otherwise.
+    params = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)), params
+    )
     by_site = not (isinstance(affine, Affine) and isinstance(wanted, Affine))
     if not _foldable(dictionary, params, shared=target is None) or ("skip" in params and by_site):
         return None

@@ -22,7 +22,7 @@ def batch_top_k(scores: Float[Array, "batch width"], total: int) -> Float[Array,
     Returns:
         The kept scores, in place.
     """
-    free = jax.lax.stop_gradient(scores).astype(jnp.float32)
+    free = _searchable(scores)
     least = _nth_largest(free, jnp.asarray(total), lambda mask: count_true(mask, 1).sum())
     return jnp.where((free >= least) & (free > 0), scores, 0.0)
 
@@ -34,9 +34,14 @@ def column_top_k(
 
     As `batch_top_k` in everything else.
     """
-    free = jax.lax.stop_gradient(scores).astype(jnp.float32)
+    free = _searchable(scores)
     least = _nth_largest(free, totals, lambda mask: count_true(mask, 0))
     return jnp.where((free >= least[None]) & (free > 0), scores, 0.0)
+
+
+def _searchable(scores: Float[Array, "batch width"]) -> Float[Array, "batch width"]:
+    free = jax.lax.stop_gradient(scores)
+    return free.astype(jnp.float32) if free.dtype.itemsize > 4 else free
 
 
 def _nth_largest(
@@ -48,13 +53,18 @@ def _nth_largest(
 
     Zero with fewer than n positive values. A search over the bits of the answer, which order floats
     that are not negative, counting what reaches a trial: false position, which is near after a few
-    trials, and every third time the middle, which can not be fooled by how the values lie.
+    trials, and every third time the middle, which can not be fooled by how the values lie. The bits
+    are those of float32, without those that are zero in all numbers of a shorter type.
 
     Args:
-        values: of either sign.
+        values: of either sign, in float32 or a shorter type.
         n: of all values, or of those of each column.
         count: entries of a mask that are true, of all or of each column.
     """
+    zeros = jnp.finfo(jnp.float32).nmant - jnp.finfo(values.dtype).nmant
+
+    def number(bits: Array) -> Array:
+        return jax.lax.bitcast_convert_type(bits << zeros, jnp.float32).astype(values.dtype)
 
     def unsettled(state: tuple) -> Array:
         low, high, at_low, _, _ = state
@@ -65,8 +75,8 @@ def _nth_largest(
         share = jnp.where(trials % 3 == 2, 0.5, (at_low - n) / (at_low - at_high))
         step = ((high - low).astype(jnp.float32) * share).astype(jnp.int32)
         trial = jnp.maximum(jnp.minimum(low + step, high - 1), low + 1)
-        level = jax.lax.bitcast_convert_type(trial, jnp.float32)
-        reached = count(values >= level.reshape((1,) * (values.ndim - level.ndim) + level.shape))
+        level = number(trial).reshape((1,) * (values.ndim - n.ndim) + n.shape)
+        reached = count(values >= level)
         enough = reached >= n
         return (
             jnp.where(enough, trial, low),
@@ -78,8 +88,6 @@ def _nth_largest(
 
     zero = jnp.zeros(n.shape, jnp.int32)
     highest = jax.nn.relu(values.max(tuple(range(values.ndim - n.ndim))))
-    top = jax.lax.bitcast_convert_type(highest, jnp.int32)
+    top = jax.lax.bitcast_convert_type(highest.astype(jnp.float32), jnp.int32) >> zeros
     start = zero, top + 1, count(jnp.ones(values.shape, bool)), zero, jnp.zeros((), jnp.int32)
-    return jax.lax.bitcast_convert_type(
-        jax.lax.while_loop(unsettled, narrow, start)[0], jnp.float32
-    )
+    return number(jax.lax.while_loop(unsettled, narrow, start)[0])

@@ -20,6 +20,18 @@ def test_keeps_what_sorting_keeps(rng, shape, total):
         np.testing.assert_array_equal(kept, by_sorting(scores, total))
 
 
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
+def test_short_types_keep_what_sorting_keeps(rng, kind):
+    """Many equals, and numbers down to the smallest ones of the type."""
+    for scale in (1.0, 1e-6):
+        scores = jnp.asarray(rng.normal(size=(40, 64)) * scale, kind)
+        wide = np.asarray(scores, np.float32)
+        for total in (1, 200, 1000):
+            kept = batch_top_k(scores, total)
+            assert kept.dtype == kind
+            np.testing.assert_array_equal(np.asarray(kept, np.float32), by_sorting(wide, total))
+
+
 def test_any_scale_and_many_orders_of_magnitude(rng):
     for power in (-30, 0, 30):
         scores = np.exp(10 * rng.normal(size=(30, 64)) + power).astype(np.float32)

@@ -1,11 +1,11 @@
 r"""The places of the k largest numbers of each row.
 
-On an accelerator `lax.top_k` finds them. On a CPU that keeps a heap for each row, one number after
-the other. Here the interval that holds the k-th largest number is halved, for all rows at once,
-until exactly k numbers lie above its lower end, $\#\{j : s_j > t\} = k$; their places are read off
-the bits of that mask. Each step goes through many numbers at a time. A row of m numbers takes, in
-microseconds of one core, heap and halving: 4.4 and 1.6 (k = 28, m = 448), 12 and 5 (32, 4096),
-23 and 4.4 (136, 1250), 82 and 9 (520, 2300).
+On an accelerator `grouped_selection.top_k` finds them. On a CPU `lax.top_k` keeps a heap for each
+row, one number after the other. Here the interval that holds the k-th largest number is halved, for
+all rows at once, until exactly k numbers lie above its lower end, $\#\{j : s_j > t\} = k$; their
+places are read off the bits of that mask. Each step goes through many numbers at a time. A row of m
+numbers takes, in microseconds of one core, heap and halving: 4.4 and 1.6 (k = 28, m = 448), 12 and
+5 (32, 4096), 23 and 4.4 (136, 1250), 82 and 9 (520, 2300).
 """
 
 import functools
@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
+
+from jaxinterp.grouped_selection import top_k
 
 # Fewer numbers, or fewer to choose, are as fast by `lax.top_k`, and compile sooner.
 _SMALLEST_ROW, _LARGEST_ROW = 200, 8192
@@ -61,7 +63,7 @@ def ascending_places(numbers: Float[Array, "n m"]) -> Int[Array, "n m"]:
     numbers = _comparable(numbers)
 
     def sort(numbers: Array) -> Array:
-        return _heap_places(-numbers, numbers.shape[1])
+        return top_k(-numbers, numbers.shape[1])[1]
 
     if numbers.shape[1] > _LONGEST_COMPARED:
         return sort(numbers)
@@ -82,14 +84,8 @@ def _by_comparing(numbers: Float[Array, "n m"]) -> Int[Array, "n m"]:
     return order.at[rows, rank].set(which, unique_indices=True, mode="promise_in_bounds")
 
 
-def _heap_places(scores: Float[Array, "n m"], k: int) -> Int[Array, "n k"]:
-    # Both results stay in use: XLA replaces a top_k of which one is unused by a full sort.
-    values, places = lax.top_k(scores, k)
-    return lax.optimization_barrier((places, values))[0]
-
-
 def _by_heap(scores: Float[Array, "n m"], *, k: int) -> Int[Array, "n k"]:
-    return jnp.sort(_heap_places(_comparable(scores), k), axis=1)
+    return jnp.sort(top_k(_comparable(scores), k)[1], axis=1)
 
 
 def _comparable(numbers: Float[Array, "n m"]) -> Float[Array, "n m"]:

@@ -21,6 +21,7 @@ from jaxinterp import selection
 from jaxinterp.dictionaries.base import Codes
 from jaxinterp.dictionaries.shards import Split, ambient_split
 from jaxinterp.dictionaries.sparse_products import gather_dot, gather_sum
+from jaxinterp.grouped_selection import top_k
 from jaxinterp.row_blocks import map_row_blocks
 from jaxinterp.selection import ascending_places, halving_pays, largest_places
 
@@ -29,18 +30,15 @@ _ROWS = 128  # at least, for a fast product
 
 
 def largest(scores: Float[Array, "batch width"], k: int) -> Codes:
-    """The k largest scores of each row, with their places.
-
-    Both results stay alive on purpose: XLA turns a top-k of which only a part is used into a full
-    sort of every row, tens of times slower.
-    """
+    """The k largest scores of each row, with their places."""
     split = ambient_split(*scores.shape)
     if split is None:
-        top_k = functools.partial(_top_k, k=k)
         if not halving_pays(scores.shape[1], k):
-            return top_k(scores)
+            return Codes(*top_k(scores, k))
         return jax.lax.platform_dependent(
-            scores, cpu=functools.partial(_halved, k=k), default=top_k
+            scores,
+            cpu=functools.partial(_halved, k=k),
+            default=lambda scores: Codes(*top_k(scores, k)),
         )
 
     def on_device(scores: Array) -> Codes:
@@ -56,13 +54,6 @@ def _halved(scores: Float[Array, "batch width"], *, k: int) -> Codes:
     # NaN first, as `lax.top_k` has it.
     order = ascending_places(jnp.where(jnp.isnan(values), -jnp.inf, -values))
     return Codes(*(jnp.take_along_axis(a, order, axis=1) for a in (values, indices)))
-
-
-def _top_k(scores: Float[Array, "batch width"], *, k: int) -> Codes:
-    values, indices = jax.lax.top_k(scores, k)
-    # In the order of top_k itself, XLA fails to compile programs for several CPU devices.
-    indices, values = jax.lax.optimization_barrier((indices, values))
-    return Codes(values, indices)
 
 
 def _best_of_all(mine: Codes, k: int, own: int, split: Split) -> Codes:

@@ -25,8 +25,8 @@ Metric = Callable[[Array, Array], Array]
 SPARE_CANDIDATES = 8
 # Below this many keys one plain top-k is cheaper than selecting groups of keys first.
 _SMALLEST_GROUPED_BLOCK = 2048
-# Numbers of gathered keys that stay in a core's cache.
-_CACHED = 2**18
+# Numbers of gathered keys that stay in a core's cache, and that any accelerator has room for.
+_CACHED, _HELD = 2**18, 2**28
 
 
 class Keys(NamedTuple):
@@ -36,6 +36,16 @@ class Keys(NamedTuple):
     grouped: Float[Array, "*blocks m d"]  # centred, permuted so that a group is a strided column
     squares: Float[Array, "*blocks m"]  # squared norms of `grouped`, infinite for absent keys
     start: Int[Array, "*blocks"]  # index of the first key of the block
+
+
+def queries_per_step(number_of_keys: int, metric: Metric | None) -> int:
+    """Few enough that their scores stay in a CPU's cache, many enough to fill an accelerator.
+
+    Few there too where scores come from a function, which may hold all coordinates of all pairs.
+    """
+    if metric is not None or jax.default_backend() == "cpu":
+        return 128
+    return max(128, min(4096, _HELD // number_of_keys))
 
 
 def group_size(number_of_keys: int, keep: int) -> int:
@@ -103,18 +113,23 @@ def merge(
 def squared_distances(
     queries: Float[Array, "b d"], points: Float[Array, "n d"], chosen: Int[Array, "b k"]
 ) -> Float[Array, "b k"]:
-    """`|q_i - x_{j(i,a)}|^2` by subtraction; on a CPU few rows, which fit its cache, at a time."""
+    """`|q_i - x_{j(i,a)}|^2` by subtraction, of as many rows at once as there is room for."""
 
     def of_one(row: tuple[Array, Array]) -> Array:
         query, some = row
         difference = query[None, :] - points[some]
         return jnp.sum(difference * difference, axis=-1)
 
-    size = max(1, _CACHED // (chosen.shape[1] * points.shape[1]))
-    if size >= queries.shape[0]:
-        return jax.vmap(of_one)((queries, chosen))
-    blocked = partial(lax.map, of_one, batch_size=size)
-    return lax.platform_dependent((queries, chosen), cpu=blocked, default=jax.vmap(of_one))
+    def within(numbers: int) -> Callable[[tuple[Array, Array]], Array]:
+        size = max(1, numbers // (chosen.shape[1] * points.shape[1]))
+        if size >= len(queries):
+            return jax.vmap(of_one)
+        return partial(lax.map, of_one, batch_size=size)
+
+    rows = queries, chosen
+    if chosen.size * points.shape[1] <= _CACHED:
+        return jax.vmap(of_one)(rows)
+    return lax.platform_dependent(rows, cpu=within(_CACHED), default=within(_HELD))
 
 
 def nearest_in_block(

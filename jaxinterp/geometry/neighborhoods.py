@@ -11,8 +11,9 @@ from jaxinterp.row_blocks import map_row_blocks
 
 T = TypeVar("T")
 
-# Numbers of the gathered neighbourhoods held at once, 2 MiB in float32: they stay in the cache.
-_BLOCK = 2**19
+# Numbers of the gathered neighbourhoods held at once: 2 MiB in float32, which stay in a CPU's
+# cache, and 256 MiB, which keep an accelerator busy.
+_CACHED, _HELD = 2**19, 2**26
 
 
 def map_neighborhoods(
@@ -54,7 +55,8 @@ def map_blocks_of_neighborhoods(
 ) -> T:
     """As `map_neighborhoods`, of a function that takes (b, k, d) offsets from b origins at once."""
     number, k = indices.shape
-    size = max(1, min(number, _BLOCK // max(k * k, k * points.shape[1], working)))
+    held = _CACHED if jax.default_backend() == "cpu" else _HELD
+    size = max(1, min(number, held // max(k * k, k * points.shape[1], working)))
 
     def of_block(some: Array, near: Array) -> T:
         return function(points[near] - some[:, None, :])

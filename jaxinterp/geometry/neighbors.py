@@ -18,11 +18,14 @@ from jaxinterp.geometry.neighbor_search import (
     group_size,
     nearest,
     prepare_keys,
+    queries_per_step,
     squared_distances,
 )
 from jaxinterp.selection import WORD
 
 NamedMetric = Literal["euclidean", "cosine"]
+
+_KEYS_PER_STEP = 32_768
 
 
 class Neighbors(NamedTuple):
@@ -39,7 +42,7 @@ def k_nearest(
     *,
     metric: NamedMetric | Metric = "euclidean",
     valid: Bool[Array, " n"] | None = None,
-    block: tuple[int, int] = (128, 32768),
+    block: tuple[int, int] | None = None,
 ) -> Neighbors:
     r"""Exact k nearest neighbours of every point among the others.
 
@@ -63,7 +66,8 @@ def k_nearest(
             giving a scalar, which is evaluated for all pairs.
         valid: (n,) mask of the rows that exist; the others are nobody's neighbour and get infinite
             distances and their own index.
-        block: queries and keys per step.
+        block: queries and keys per step; None for 128 queries on a CPU and 4,096 on an
+            accelerator, and 32,768 keys.
 
     Returns:
         `Neighbors` with (n, k) distances in the units of `points`, (n, k) indices, (n,) counts.
@@ -74,6 +78,9 @@ def k_nearest(
     points = check_points(points, k)
     if valid is None:
         valid = jnp.ones(points.shape[0], bool)
+    if block is None:
+        keys = min(len(points), _KEYS_PER_STEP)
+        block = queries_per_step(keys, metric if callable(metric) else None), keys
     distances, indices, duplicates = _k_nearest(points, valid, k, metric, block)
     return Neighbors(distances, indices, duplicates)
 

@@ -15,6 +15,7 @@ from jaxinterp.geometry.neighbor_search import (
     nearest,
     no_neighbors,
     prepare_keys,
+    queries_per_step,
 )
 from jaxinterp.geometry.neighbors import (
     NamedMetric,
@@ -34,7 +35,7 @@ def k_nearest_sharded(
     axis: str,
     metric: NamedMetric | Metric = "euclidean",
     valid: Bool[Array, " n"] | None = None,
-    rows: int = 256,
+    rows: int | None = None,
 ) -> Neighbors:
     """`k_nearest` of points whose rows are sharded over a mesh axis.
 
@@ -50,7 +51,8 @@ def k_nearest_sharded(
         axis: the axis over which rows are sharded.
         metric: as in `k_nearest`.
         valid: (n,) mask of the rows that exist.
-        rows: queries per step.
+        rows: queries per step; None for 128 on a CPU, and on an accelerator as many, up to 4,096,
+            as there is room for.
 
     Returns:
         `Neighbors`, sharded over rows like the points; indices are global.
@@ -78,7 +80,7 @@ def _ring(
     mesh: Mesh,
     axis: str,
     metric: NamedMetric | Metric,
-    rows: int,
+    rows: int | None,
 ) -> tuple[Array, Array, Array]:
     devices = mesh.shape[axis]
     step_to_next = [(device, (device + 1) % devices) for device in range(devices)]
@@ -97,9 +99,8 @@ def _ring(
         queries = points / scale
         device = lax.axis_index(axis).astype(jnp.int32)
         numbers = device * number + jnp.arange(number, dtype=jnp.int32)
-        search = partial(
-            nearest, queries, numbers, centre, k=k, rows=min(rows, number), group=group
-        )
+        step = min(rows or queries_per_step(number, function), number)
+        search = partial(nearest, queries, numbers, centre, k=k, rows=step, group=group)
 
         def turn(carry: tuple, _: None) -> tuple[tuple, None]:
             held, present, start, best = carry

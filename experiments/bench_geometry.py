@@ -184,7 +184,8 @@ def main(config: BenchGeometry) -> None:
         matrix = geometry.distance_matrix(text)
         return geometry.persistent_homology_dimension(matrix, key, smallest=50, steps=12)
 
-    runs = {"jaxinterp": lambda: geometry.profile(of_text, texts)}
+    together = 1 if jax.default_backend() == "cpu" else config.texts
+    runs = {"jaxinterp": lambda: geometry.profile(of_text, texts, at_once=together)}
     if gptid := peer("IntrinsicDim"):
         text = np.asarray(texts[0])
         runs["GPTID, 1 text"] = lambda: gptid.PHD().fit_transform(text)

@@ -16,23 +16,32 @@ from jaxinterp.geometry.neighbors import k_nearest
 T = TypeVar("T")
 
 
-@partial(jax.jit, static_argnums=(0,))
-def profile(estimate: Callable[[Array], T], clouds: Float[Array, "*stack n d"]) -> T:
+@partial(jax.jit, static_argnums=(0,), static_argnames=("at_once",))
+def profile(
+    estimate: Callable[[Array], T], clouds: Float[Array, "*stack n d"], *, at_once: int = 1
+) -> T:
     """An estimate of every cloud of a stack, in one compilation.
 
         profile(lambda points: two_nn(k_nearest(points, 2).distances), activations)
 
-    Clouds go one after another, since each fills the machine by itself.
+    Clouds go one after another, since each fills a CPU by itself. Small ones do not fill an
+    accelerator, which wants many `at_once`.
 
     Args:
         estimate: pure function from (n, d) points to a pytree.
         clouds: (..., n, d), for example (layer, token, width).
+        at_once: clouds that are computed together, at that many times the memory.
 
     Returns:
         The estimates with the leading axes of `clouds`.
+
+    Raises:
+        ValueError: `at_once` below 1.
     """
-    stack = clouds.shape[:-2]
-    results = lax.map(estimate, clouds.reshape(-1, *clouds.shape[-2:]))
+    if at_once < 1:
+        raise ValueError(f"at_once is {at_once}: compute at least 1 cloud at a time")
+    stack, flat = clouds.shape[:-2], clouds.reshape(-1, *clouds.shape[-2:])
+    results = lax.map(estimate, flat, batch_size=None if at_once == 1 else at_once)
     return jax.tree.map(lambda leaf: leaf.reshape(*stack, *leaf.shape[1:]), results)
 
 

@@ -169,3 +169,7 @@ def test_profile_is_a_loop():
     many = geometry.profile(estimate, clouds)
     assert many.value.shape == (2, 2)
     np.testing.assert_allclose(many.value[1, 0], estimate(clouds[1, 0]).value, rtol=1e-6)
+    together = geometry.profile(estimate, clouds, at_once=3)  # three, and the one that is left
+    np.testing.assert_allclose(together.value, many.value, rtol=1e-6)
+    with pytest.raises(ValueError, match="at_once is 0"):
+        geometry.profile(estimate, clouds, at_once=0)

@@ -214,7 +214,9 @@ def without_top(statistics: Moments, n: int) -> Affine:
 def times(x: Any, matrix: Any) -> Any:
     """`x A` for a scalar, a vector or a matrix A; x of any leading shape, NumPy or JAX."""
     if matrix.ndim == 2:
-        return x @ matrix
+        # Whitening enlarges what is small beside the rest: by default a TPU would round it away.
+        with jax.default_matmul_precision("highest"):
+            return x @ matrix
     return x * (_as_row(matrix, x) if matrix.ndim else matrix)
 
 

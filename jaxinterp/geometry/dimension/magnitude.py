@@ -51,7 +51,8 @@ def magnitude_dimension(
         factor = jnp.linalg.cholesky(similarity + ridge * jnp.eye(number))
         weights = jax.scipy.linalg.cho_solve((factor, True), jnp.ones(number))
         magnitude = jnp.sum(weights)
-        growth = weights @ (distances * similarity) @ weights
+        slope = jnp.matmul(distances * similarity, weights, precision="highest")
+        growth = jnp.vdot(weights, slope, precision="highest")
         return magnitude, scale * growth / magnitude
 
     magnitudes, slopes = lax.map(at_scale, scales)

@@ -153,10 +153,8 @@ def interrupt(process):
     raise AssertionError("the run does not stop")
 
 
-@pytest.mark.parametrize(
-    ("when", "steps"),
-    [("harvest", 60), pytest.param("train dictionary", 6000, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("when", "steps"), [("harvest", 60), ("train dictionary", 6000)])
 def test_a_run_stopped_by_a_signal_goes_on_where_it_was(
     finished, text_folder, tmp_path, when, steps
 ):

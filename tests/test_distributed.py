@@ -315,6 +315,7 @@ def test_a_run_goes_on_on_another_mesh(signalled, unbroken, tmp_path):
     check_dictionary(tmp_path / "a", unbroken[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_kill_ends_the_others_and_costs_one_interval_at_most(
     signalled, unbroken, cache, tmp_path
 ):

@@ -22,7 +22,9 @@ from tests.dictionaries import resumable_run
 STEPS = 60
 
 
-@pytest.mark.parametrize(("kind", "kills"), [("rows", (20, 45)), ("feed", (35,))])
+@pytest.mark.parametrize(
+    ("kind", "kills"), [("rows", (20, 45)), pytest.param("feed", (35,), marks=pytest.mark.slow)]
+)
 def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(kind, kills, tmp_path):
     """SIGKILL after the given steps; parameters and log equal those of an unbroken run."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"

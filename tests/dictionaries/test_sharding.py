@@ -53,9 +53,7 @@ CASES = {
     "group_max": Case({"k": 8}),
     "batch_topk": Case({"k": K}),
     # Of BatchTopK; boundaries that are none of the devices' own.
-    "matryoshka": Case(
-        {"recipe": "batch_topk", "k": K, "prefixes": [8, 40, 100, WIDTH]}, fast=True
-    ),
+    "matryoshka": Case({"recipe": "batch_topk", "k": K, "prefixes": [8, 40, 100, WIDTH]}),
     "crosscoder": Case({"recipe": "topk", "k": K}, middle=(2,)),
     "l1_crosscoder": Case({}, middle=(2,)),
     "batch_topk_crosscoder": Case({"k": K}, middle=(2,)),

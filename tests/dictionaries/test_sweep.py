@@ -64,6 +64,7 @@ def test_a_member_of_a_sweep_equals_its_single_run(data, alone, backend, monkeyp
     assert last.info["l0"][-1, 2] < 0.8 * last.info["l0"][-1, 0]
 
 
+@pytest.mark.slow
 def test_members_of_different_width_and_k_equal_runs_of_that_size(data):
     sizes = [(16, 2), (24, 4), (10, 3)]
     members = {"width": jnp.array([w for w, _ in sizes]), "k": jnp.array([k for _, k in sizes])}

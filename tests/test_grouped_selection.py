@@ -37,6 +37,14 @@ def test_numbers_and_places_are_those_of_top_k(kind, m, k):
     np.testing.assert_array_equal(got[1], want[1])
 
 
+def test_members_of_a_batch_are_searched_alone_and_gradients_reach_what_was_chosen():
+    x = jnp.asarray(rows("plain", 1500)).reshape(2, 8, 1500)
+    got, want = jax.vmap(lambda x: by_groups(x, k=9))(x), lax.top_k(x, 9)
+    np.testing.assert_array_equal(got[1], want[1])
+    slope = jax.grad(lambda x: by_groups(x, k=9)[0].sum())(x[0])
+    np.testing.assert_array_equal(np.flatnonzero(slope[3]), np.sort(want[1][0, 3]))
+
+
 @pytest.mark.parametrize("find", [largest, largest_places])
 def test_a_gpu_sorts_few_of_the_numbers_and_others_the_row(find):
     m, k = 65_536, 32

@@ -27,6 +27,7 @@ SPARE_CANDIDATES = 8
 _SMALLEST_GROUPED_BLOCK = 2048
 # Numbers of gathered keys that stay in a core's cache, and that any accelerator has room for.
 _CACHED, _HELD = 2**18, 2**28
+_MANY_COORDINATES = 256
 
 
 class Keys(NamedTuple):
@@ -38,13 +39,17 @@ class Keys(NamedTuple):
     start: Int[Array, "*blocks"]  # index of the first key of the block
 
 
-def queries_per_step(number_of_keys: int, metric: Metric | None) -> int:
+def queries_per_step(number_of_keys: int, d: int, metric: Metric | None) -> int:
     """Few enough that their scores stay in a CPU's cache, many enough to fill an accelerator.
 
-    Few there too where scores come from a function, which may hold all coordinates of all pairs.
+    On a CPU a product lays out all keys anew in every step, which many coordinates make costly:
+    then more queries share it. Few where scores come from a function, which may hold all
+    coordinates of all pairs.
     """
-    if metric is not None or jax.default_backend() == "cpu":
+    if metric is not None:
         return 128
+    if jax.default_backend() == "cpu":
+        return 512 if d >= _MANY_COORDINATES else 128
     return max(128, min(4096, _HELD // number_of_keys))
 
 

@@ -66,8 +66,8 @@ def k_nearest(
             giving a scalar, which is evaluated for all pairs.
         valid: (n,) mask of the rows that exist; the others are nobody's neighbour and get infinite
             distances and their own index.
-        block: queries and keys per step; None for 128 queries on a CPU and 4,096 on an
-            accelerator, and 32,768 keys.
+        block: queries and keys per step; None for 128 queries on a CPU, 512 where d >= 256, and
+            4,096 on an accelerator, and for 32,768 keys.
 
     Returns:
         `Neighbors` with (n, k) distances in the units of `points`, (n, k) indices, (n,) counts.
@@ -80,7 +80,7 @@ def k_nearest(
         valid = jnp.ones(points.shape[0], bool)
     if block is None:
         keys = min(len(points), _KEYS_PER_STEP)
-        block = queries_per_step(keys, metric if callable(metric) else None), keys
+        block = queries_per_step(keys, points.shape[1], metric if callable(metric) else None), keys
     distances, indices, duplicates = _k_nearest(points, valid, k, metric, block)
     return Neighbors(distances, indices, duplicates)
 

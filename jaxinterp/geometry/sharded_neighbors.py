@@ -51,8 +51,8 @@ def k_nearest_sharded(
         axis: the axis over which rows are sharded.
         metric: as in `k_nearest`.
         valid: (n,) mask of the rows that exist.
-        rows: queries per step; None for 128 on a CPU, and on an accelerator as many, up to 4,096,
-            as there is room for.
+        rows: queries per step; None for 128 on a CPU, 512 where d >= 256, and on an accelerator as
+            many, up to 4,096, as there is room for.
 
     Returns:
         `Neighbors`, sharded over rows like the points; indices are global.
@@ -99,7 +99,7 @@ def _ring(
         queries = points / scale
         device = lax.axis_index(axis).astype(jnp.int32)
         numbers = device * number + jnp.arange(number, dtype=jnp.int32)
-        step = min(rows or queries_per_step(number, function), number)
+        step = min(rows or queries_per_step(number, points.shape[1], function), number)
         search = partial(nearest, queries, numbers, centre, k=k, rows=step, group=group)
 
         def turn(carry: tuple, _: None) -> tuple[tuple, None]:

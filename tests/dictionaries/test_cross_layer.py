@@ -11,6 +11,7 @@ from jaxinterp.dictionaries.cross_layer_jumprelu import cross_layer_jumprelu
 from jaxinterp.dictionaries.cross_layer_topk import cross_layer_topk
 from jaxinterp.dictionaries.learner import learner
 from jaxinterp.dictionaries.sites import learn_from, stacked_between
+from tests.programs import shapes_in
 
 from .relatives import assert_equal_to_stored, case
 
@@ -147,16 +148,6 @@ def test_writing_and_its_gradient_equal_the_dense_sum(rng):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def shapes_in(jaxpr):
-    for equation in jaxpr.eqns:
-        yield from (tuple(v.aval.shape) for v in equation.outvars)
-        for value in equation.params.values():
-            for sub in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(sub, "jaxpr", sub)
-                if hasattr(inner, "eqns"):
-                    yield from shapes_in(inner)
-
-
 def test_nothing_holds_the_latents_of_all_layers_for_every_row():
     layers, width, n = 3, 101, 7
     dictionary = cross_layer_topk(layers, width, 4)
@@ -166,7 +157,7 @@ def test_nothing_holds_the_latents_of_all_layers_for_every_row():
     def loss(p):
         return dictionary.loss(p, base.new_stats(layers * width), *pair, jax.random.key(0))[0]
 
-    shapes = set(shapes_in(jax.make_jaxpr(jax.grad(loss))(params).jaxpr))
+    shapes = shapes_in(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
     sizes = {int(np.prod(s)) for s in shapes if width in s or layers * width in s}
     assert n * width in sizes  # the scores of one layer
     assert not any(n in s and (width in s and layers in s or layers * width in s) for s in shapes)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxinterp.dictionaries import base, metrics
+from tests.programs import shapes_in
 
 N, D, WIDTH, K = 400, 9, 30, 4
 
@@ -154,18 +155,9 @@ def test_usage_in_pieces_and_in_any_shape(codes):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
-def shapes_in(jaxpr):
-    for equation in jaxpr.eqns:
-        yield from (tuple(v.aval.shape) for v in equation.outvars)
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from shapes_in(inner)
-
-
 def test_no_batch_by_width_array_for_sparse_codes(codes):
     traced = jax.make_jaxpr(lambda c: metrics.usage(c, WIDTH))(codes)
-    assert (N, WIDTH) not in list(shapes_in(traced.jaxpr))
+    assert (N, WIDTH) not in shapes_in(traced.jaxpr)
 
 
 def test_frequency_histogram_counts_every_latent():

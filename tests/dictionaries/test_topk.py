@@ -7,6 +7,7 @@ import pytest
 from jaxinterp import dictionaries
 from jaxinterp.dictionaries import base, sparsify
 from jaxinterp.dictionaries.topk import topk
+from tests.programs import shapes_in
 
 D, WIDTH, K, BATCH = 24, 96, 6, 50
 
@@ -110,16 +111,6 @@ def test_encode_and_decode_take_any_leading_shape(setup):
     np.testing.assert_allclose(dense.reshape(BATCH, D), flat, atol=1e-5)
 
 
-def shapes_in(jaxpr):
-    for equation in jaxpr.eqns:
-        yield from (tuple(v.aval.shape) for v in equation.outvars)
-        for value in equation.params.values():
-            for sub in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(sub, "jaxpr", sub)
-                if hasattr(inner, "eqns"):
-                    yield from shapes_in(inner)
-
-
 def test_no_batch_by_width_array_in_decode_or_backward():
     batch, width, d, k = 11, 301, 7, 3
 
@@ -128,8 +119,8 @@ def test_no_batch_by_width_array_in_decode_or_backward():
         return sparsify.decode_sparse(codes, encoder).sum()
 
     arguments = jnp.ones((width, d)), jnp.ones((batch, d))
-    forward = list(shapes_in(jax.make_jaxpr(score_loss)(*arguments).jaxpr))
-    both = list(shapes_in(jax.make_jaxpr(jax.grad(score_loss))(*arguments).jaxpr))
+    forward = shapes_in(jax.make_jaxpr(score_loss)(*arguments).jaxpr)
+    both = shapes_in(jax.make_jaxpr(jax.grad(score_loss))(*arguments).jaxpr)
     assert (batch, width) in forward  # the scores themselves, once
     assert both.count((batch, width)) <= forward.count((batch, width))
 

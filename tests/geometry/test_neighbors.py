@@ -21,7 +21,9 @@ def oracle(points, k, metric="euclidean"):
     return search.fit(np.asarray(points, np.float64)).kneighbors()
 
 
-@pytest.mark.parametrize(("number", "width", "k"), [(40, 1, 39), (700, 300, 5), (3000, 40, 20)])
+@pytest.mark.parametrize(
+    ("number", "width", "k"), [(40, 1, 39), (700, 3, 5), (700, 300, 5), (3000, 40, 20)]
+)
 def test_equals_scikit_learn(number, width, k):
     points = jax.random.normal(KEY, (number, width))
     found = k_nearest(points, k)

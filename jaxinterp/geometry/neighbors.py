@@ -79,8 +79,8 @@ def k_nearest(
     if valid is None:
         valid = jnp.ones(points.shape[0], bool)
     if block is None:
-        keys = min(len(points), _KEYS_PER_STEP)
-        block = queries_per_step(keys, points.shape[1], metric if callable(metric) else None), keys
+        function = metric if callable(metric) else None
+        block = queries_per_step(_KEYS_PER_STEP, points.shape[1], function), _KEYS_PER_STEP
     distances, indices, duplicates = _k_nearest(points, valid, k, metric, block)
     return Neighbors(distances, indices, duplicates)
 

@@ -15,6 +15,7 @@ The floor printed first is the time of the matrix product that exact neighbours 
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 import jax
@@ -127,21 +128,22 @@ def main(config: BenchGeometry) -> None:
         return geometry.two_nn(found.distances, indices=found.indices)
 
     runs = {"jaxinterp TwoNN": two_nn}
-    ladder = {
-        "jaxinterp GRIDE ladder": lambda: geometry.gride_ladder(
-            geometry.k_nearest(on_device, 128).distances
-        )
-    }
     if skdim := peer("skdim.id"):
         runs["scikit-dimension TwoNN"] = lambda: skdim.TwoNN().fit(points).dimension_
     if torchid:
         runs["torchid TwoNN"] = lambda: torchid.estimators.TwoNN().fit(in_torch).dimension_
-    if dadapy := peer("dadapy"):
-        ladder["DADApy GRIDE"] = lambda: dadapy.Data(points, maxk=2).return_id_scaling_gride(
-            range_max=128
-        )
     interleave("TwoNN end to end, with its error", runs, config.repeats)
-    interleave("GRIDE at n1 = 1..64, end to end", ladder, config.repeats)
+
+    def ladder(rank: int) -> object:
+        return geometry.gride_ladder(geometry.k_nearest(on_device, rank).distances)
+
+    for rank in (64, 128):  # the first is DADApy's default
+        runs = {"jaxinterp GRIDE ladder": partial(ladder, rank)}
+        if dadapy := peer("dadapy"):
+            runs["DADApy GRIDE"] = lambda rank=rank: dadapy.Data(
+                points, maxk=2
+            ).return_id_scaling_gride(range_max=rank)
+        interleave(f"GRIDE at n1 = 1..{rank // 2}, end to end", runs, config.repeats)
 
     some = min(number, 2000)
     indices = geometry.k_nearest(on_device[:some], 100).indices

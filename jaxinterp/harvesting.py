@@ -27,7 +27,7 @@ from jaxinterp.activations.live import from_model
 from jaxinterp.config import FeedConfig, HarvestConfig
 from jaxinterp.data import Stream, iterate
 from jaxinterp.distributed import MustStop, never
-from jaxinterp.encoders import hf
+from jaxinterp.encoders import dual, hf
 from jaxinterp.encoders.encoder import Encoder
 from jaxinterp.parallel import make_mesh
 from jaxinterp.report.terminal import progress
@@ -44,11 +44,13 @@ class Source(NamedTuple):
     Attributes:
         encoder: the model.
         batches: a stream of `data.Rows` or `data.Images`.
+        sites: what is captured.
         fields: the short names of the sites, one for each layer.
     """
 
     encoder: Encoder
     batches: Stream
+    sites: tuple[str, ...]
     fields: tuple[str, ...]
 
 
@@ -69,9 +71,22 @@ def open_source(
     devices = jax.local_devices()
     mesh = make_mesh(config.mesh, devices) if config.mesh else None
     encoder = hf.load(config.model, dtype=jnp.dtype(config.model_dtype), mesh=mesh)
-    fields = tuple(n for names in layer_sites(encoder, config.sites).values() for n in names)
+    encoder, sites = _one_tower(config, encoder)
+    fields = tuple(n for names in layer_sites(encoder, sites).values() for n in names)
     open_batches = _open_images if config.images else _open_text
-    return Source(encoder, open_batches(config, encoder, epochs, process), fields)
+    return Source(encoder, open_batches(config, encoder, epochs, process), sites, fields)
+
+
+def _one_tower(config: HarvestConfig, encoder: Encoder) -> tuple[Encoder, tuple[str, ...]]:
+    """Of a pair of towers the one that reads such data, and the sites without it in front."""
+    if not isinstance(encoder.config, dual.DualConfig):
+        return encoder, tuple(config.sites)
+    name = "image" if config.images else "text"
+    other = [site for site in config.sites if "/" in site and not site.startswith(f"{name}/")]
+    if other:
+        data = "pictures are" if config.images else "text is"
+        raise ValueError(f"{', '.join(other)}: {data} read by the {name} tower, {name}/...")
+    return dual.tower(encoder, name), tuple(s.removeprefix(f"{name}/") for s in config.sites)
 
 
 def _open_text(
@@ -124,7 +139,7 @@ def _harvested(config: HarvestConfig, source: Source) -> Stream:
     return harvest_stream(
         source.encoder,
         source.batches,
-        config.sites,
+        source.sites,
         batch=config.batch,
         dtype=jnp.dtype(config.dtype),
         skip_positions=config.skip_positions if config.images else (),
@@ -162,7 +177,7 @@ def write_store(
         raise distributed.Agreed(_no_tokens(config))
     with distributed.together():
         if first is not None:
-            check_sites(source.encoder, config.sites, first[1])  # before there is a store
+            check_sites(source.encoder, source.sites, first[1])  # before there is a store
         meta = _meta(config, source, process[1])
         writer = store.create(config.store, meta, writer=str(process[0]))
         wanted = len(range(process[0], config.tokens, process[1])) - writer.rows
@@ -191,7 +206,7 @@ def _place(config: HarvestConfig, source: Source, rows: int) -> tuple[data.State
     """The state of the batches before the one that holds row `rows`, and the rows before it."""
     state, before = source.batches.init(), 0
     for following, item in iterate(source.batches):
-        count = count_wanted(source.encoder, config.sites, item, config.skip_positions)
+        count = count_wanted(source.encoder, source.sites, item, config.skip_positions)
         if before + count > rows:
             break
         state, before = following, before + count

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
+from typing import Any, NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 
 @runtime_checkable
@@ -82,20 +82,33 @@ def load_tokenizer(folder: str | Path) -> FastTokenizer:
     Raises:
         ValueError: the file is missing or unreadable, or has no token to start a row with.
     """
-    from tokenizers import Tokenizer as Backend
-
     path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{path} is missing: a model folder needs its tokenizer.json")
-    try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:
-        raise ValueError(f"{path} can't be read as a tokenizer: {error}") from error
+    backend = read_backend(path)
     bos = _first_known(backend, _BOS_NAMES)
     if bos is None:
         raise ValueError(f"{path} has none of {', '.join(_BOS_NAMES)} to start a row with")
     pad = _first_known(backend, _PAD_NAMES)
     return FastTokenizer(backend, bos, bos if pad is None else pad)
+
+
+def read_backend(path: Path) -> Any:
+    """The tokenizer of a `tokenizer.json`, without the lengths it cuts and fills texts to.
+
+    Raises:
+        ValueError: the file can't be read as a tokenizer.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:
+        raise ValueError(f"{path} can't be read as a tokenizer: {error}") from error
+    # Files keep what their last user cut texts to; rows are cut and filled elsewhere.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _first_known(backend, names: Sequence[str]) -> int | None:

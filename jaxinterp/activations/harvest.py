@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.data import Images, Rows, Stream, iterate, looking_ahead, mapped, random_access
+from jaxinterp.encoders.dual import DualConfig
 from jaxinterp.encoders.encoder import Encoder
 from jaxinterp.encoders.sites import resolve
 from jaxinterp.parallel import global_batch
@@ -131,9 +132,11 @@ def harvest_stream(
         A stream of `Harvest`. The next batch is under way while one is used.
 
     Raises:
-        ValueError: a site of another shape, a batch larger than `batch` or longer than the model's
-            context, padding for a model that takes no mask, or activations that are not finite.
+        ValueError: a site of another shape, sites of pictures that do not have the same places, a
+            batch larger than `batch` or longer than the model's context, padding for a model that
+            takes no mask, a model of two towers, or activations that are not finite.
     """
+    _refuse_two_towers(encoder)
     run = capture_function(encoder, sites, dtype=dtype)
     place = _placement(encoder.params)
     takes_mask = "mask" in inspect.signature(encoder.forward).parameters
@@ -158,7 +161,7 @@ def harvest_stream(
     def collect(pair: tuple[Rows | Images, dict[str, Array]]) -> Harvest:
         item, captured = pair
         stacked = {name: _stacked(encoder, name, item, x) for name, x in captured.items()}
-        seq = next(iter(stacked.values())).shape[2]
+        seq = _common_places({name: x.shape[2] for name, x in stacked.items()})
         keep, token, document, index = _whereabouts(item, seq)
         keep[:, list(skip_positions)] = False
         row, position = np.nonzero(keep)
@@ -195,10 +198,29 @@ def _check_shape(encoder: Encoder, name: str, item: Rows | Images, shape: tuple[
     of_one_layer = shape[_is_layered(encoder, name) :]
     seq = item.tokens.shape[1] if isinstance(item, Rows) else None
     fits = len(of_one_layer) >= 3 and seq in (None, of_one_layer[1])
-    if not fits or name.split(".")[-1] in _NOT_OF_ONE_TOKEN:
+    if not fits or _word(encoder, name) in _NOT_OF_ONE_TOKEN:
         raise ValueError(
             f"{name!r} has the shape {shape}: only sites with one vector per token, of shape "
             "(batch, seq, d) or (batch, seq, heads, d_head), can be harvested"
+        )
+
+
+def _common_places(places: dict[str, int]) -> int:
+    """The places of a picture that all sites have; text has one for each token."""
+    if len(set(places.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in places.items())
+        raise ValueError(
+            f"sites with different numbers of places in a picture ({told}) have no rows in common: "
+            "harvest them one after the other"
+        )
+    return next(iter(places.values()))
+
+
+def _refuse_two_towers(encoder: Encoder) -> None:
+    if isinstance(encoder.config, DualConfig):
+        raise ValueError(
+            f"{encoder.name} has a tower for text and one for pictures: harvest one of them, "
+            "encoders.dual.tower(encoder, 'image')"
         )
 
 
@@ -213,19 +235,31 @@ def _local(value: Array, axis: int) -> np.ndarray:
 def _is_layered(encoder: Encoder, name: str) -> bool:
     """Whether a captured value has a leading axis of layers."""
     layers = getattr(encoder.config, "n_layers", None)
-    if layers is None:  # models of other libraries and dual encoders: see `layer_sites`
+    if layers is None:  # models of other libraries: see `layer_sites`
         return False
     return not resolve(name, layers, encoder.sites(encoder.config))[0].single
+
+
+def _word(encoder: Encoder, name: str) -> str:
+    """The short word of a captured site, whatever its spelling."""
+    layers = getattr(encoder.config, "n_layers", None)
+    if layers is None:
+        return name.split(".")[-1]
+    return resolve(name, layers, encoder.sites(encoder.config))[0].site
 
 
 def check_sites(encoder: Encoder, sites: Sequence[str], item: Rows | Images) -> None:
     """Refuses sites that can't be harvested from such a batch, without running the model.
 
     Raises:
-        ValueError: an unknown site, or one without a vector per token.
+        ValueError: an unknown site, one without a vector per token, or sites of pictures that do
+            not have the same places.
     """
-    for name, value in _captured_shapes(encoder, sites, item).items():
-        _check_shape(encoder, name, item, value.shape)
+    _refuse_two_towers(encoder)
+    shapes = {n: x.shape for n, x in _captured_shapes(encoder, sites, item).items()}
+    for name, shape in shapes.items():
+        _check_shape(encoder, name, item, shape)
+    _common_places({n: s[1 + _is_layered(encoder, n)] for n, s in shapes.items()})
 
 
 def count_wanted(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxinterp.encoders.encoder import Encoder
-from jaxinterp.encoders.sites import Capture, Edit, Reducer, checked_edit
+from jaxinterp.encoders.sites import Capture, Edit, Reducer, check_reducers, checked_edit
 
 NamedTap = Callable[[str, Array], Array]
 TappedFunction = Callable[[Any, Any, NamedTap], Any]
@@ -79,7 +79,9 @@ def from_function(
         return_logits: bool = True,
     ) -> tuple[Any, dict[str, Any]]:
         pairs = [(c, None) if isinstance(c, str) else c for c in capture]
-        captures = {site: f for request, f in pairs for site in _match(request, config)}
+        found = [(site, f) for request, f in pairs for site in _match(request, config)]
+        check_reducers(found)
+        captures = dict(found)
         changes = {s: f for request, f in (edits or {}).items() for s in _match(request, config)}
         tap = _Recorder(captures, changes)
         output = function(params, inputs, tap)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from jaxinterp.encoders import blocks, images
 from jaxinterp.encoders.pooling import pool, pool_shapes
 from jaxinterp.encoders.shapes import Shapes, linear_shapes, norm_shapes, stack_shapes
-from jaxinterp.encoders.sites import Capture, Edit, Plan, Tap, collect, plan
+from jaxinterp.encoders.sites import Capture, Edit, Plan, Tap, check_within, collect, plan
 from jaxinterp.encoders.stack import BlockConfig, Params, Rotary, apply_norm, block_sites, run_stack
 
 Inputs = Num[
@@ -200,10 +200,14 @@ def run_layers(
     capture: Sequence[Capture] = (),
     edits: Mapping[str, Edit] | None = None,
 ) -> tuple[Float[Array, "batch seq d"], dict[str, Any]]:
-    """Runs the blocks `start` to `stop - 1` on a residual stream; arguments as `forward`."""
+    """Runs the blocks `start` to `stop - 1` on a residual stream; arguments as `forward`.
+
+    Sites of every layer mean those that run; others that do not run are refused.
+    """
     if not 0 <= start <= stop <= config.n_layers:
         raise ValueError(f"{start=}, {stop=}: need 0 <= start <= stop <= {config.n_layers}")
     wanted = plan(capture, edits or {}, config.n_layers, sites(config))
+    check_within(wanted, start, stop, config.n_layers)
     x, pieces = run_stack(params["layers"], config, x, start, stop, mask, wanted)
     return x, collect(wanted, pieces)
 
@@ -261,7 +265,7 @@ def _embed_images(params: Params, config: BidirectionalConfig, pixels: Array, ta
             f"images of shape {pixels.shape} and type {pixels.dtype}: normalised "
             "(batch, height, width, channels) floats needed"
         )
-    images.check_images(pixels, config.patch_size, config.channels)
+    images.check_images(pixels, config.patch_size, config.channels, config.image_size)
     batch, height, width, _ = pixels.shape
     kernel = params["patches"]["kernel"]
     flat = params["patches"] | {"kernel": kernel.reshape(-1, config.d_model)}

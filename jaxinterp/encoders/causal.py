@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxinterp.encoders import blocks
 from jaxinterp.encoders.shapes import Shapes, linear_shapes, norm_shapes, stack_shapes
-from jaxinterp.encoders.sites import Capture, Edit, Plan, Tap, collect, plan
+from jaxinterp.encoders.sites import Capture, Edit, Plan, Tap, check_within, collect, plan
 from jaxinterp.encoders.stack import (
     BlockConfig,
     Params,
@@ -133,11 +133,13 @@ def run_layers(
 ) -> tuple[Float[Array, "batch seq d"], dict[str, Any]]:
     """Runs the blocks `start` to `stop - 1` on a residual stream; arguments as `forward`.
 
-    Reading one layer costs the layers before it; splicing one costs the layers after it.
+    Reading one layer costs the layers before it; splicing one costs the layers after it. Sites of
+    every layer mean those that run; others that do not run are refused.
     """
     if not 0 <= start <= stop <= config.n_layers:
         raise ValueError(f"{start=}, {stop=}: need 0 <= start <= stop <= {config.n_layers}")
     wanted = plan(capture, edits or {}, config.n_layers, sites(config))
+    check_within(wanted, start, stop, config.n_layers)
     x, pieces = run_stack(params["layers"], config, x, start, stop, mask, wanted)
     return x, collect(wanted, pieces)
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp.encoders import bidirectional
 from jaxinterp.encoders.bidirectional import BidirectionalConfig, Output
+from jaxinterp.encoders.encoder import Encoder
 from jaxinterp.encoders.shapes import Shapes
 from jaxinterp.encoders.sites import Capture, Edit
 from jaxinterp.encoders.stack import Params
@@ -124,6 +125,33 @@ def forward(
     if text is not None and image is not None:
         logits = similarity(params, text.pooled, image.pooled)
     return DualOutput(text, image, logits), captured
+
+
+def tower(encoder: Encoder, name: str) -> Encoder:
+    """One of the towers as an encoder of its own: of text, or of images.
+
+    Its inputs are token ids or images, its sites have no tower in front, and its output is
+    `bidirectional.Output`. The parameters are shared, not copied.
+
+    Args:
+        encoder: CLIP or SigLIP.
+        name: "text" or "image".
+
+    Raises:
+        ValueError: another name, or an encoder that has no towers.
+    """
+    if not isinstance(encoder.config, DualConfig):
+        raise ValueError(f"{encoder.name} is no pair of towers: use it as it is")
+    if name not in TOWERS:
+        raise ValueError(f"{name!r} is no tower: {' or '.join(TOWERS)}")
+    return encoder._replace(
+        forward=bidirectional.forward,
+        sites=bidirectional.sites,
+        config=getattr(encoder.config, name),
+        params=encoder.params[name],
+        tokenizer=encoder.tokenizer if name == "text" else None,
+        preprocess=encoder.preprocess if name == "image" else None,
+    )
 
 
 def similarity(

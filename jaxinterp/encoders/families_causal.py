@@ -24,7 +24,7 @@ _BUFFERS = r"(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$"
 
 
 def _gpt2_config(raw: Raw, names: set[str]) -> CausalConfig:
-    refuse(raw, add_cross_attention=False, tie_word_embeddings=True)
+    refuse(raw, add_cross_attention=False)
     d, heads = raw["n_embd"], raw["n_head"]
     return CausalConfig(
         vocab_size=raw["vocab_size"],
@@ -67,6 +67,8 @@ def _gpt2_tensors(config: CausalConfig, raw: Raw, names: set[str]) -> list[Tenso
         for ours_, theirs, pattern in (("kernel", "weight", kernel), ("bias", "bias", bias)):
             name = f"{block}{module}.{theirs}"
             tensors.append(Tensor(f"layers.{path}.{ours_}", name, pattern, pick, layers, h))
+    if not tied(raw, names, "lm_head.weight", default=True):
+        tensors.append(Tensor("unembed.kernel", "lm_head.weight", TRANSPOSED))
     return tensors
 
 
@@ -149,8 +151,9 @@ def _llama_config(raw: Raw, names: set[str]) -> CausalConfig:
 
 
 def _mistral_config(raw: Raw, names: set[str]) -> CausalConfig:
+    raw = {"sliding_window": 4096} | dict(raw)  # null means none
     layers = raw["num_hidden_layers"]
-    kinds = ["sliding_attention" if raw.get("sliding_window") else "full_attention"] * layers
+    kinds = ["sliding_attention" if raw["sliding_window"] else "full_attention"] * layers
     return _llama_fields(raw, windows=windows(raw, kinds))
 
 
@@ -290,6 +293,7 @@ _GEMMA3_NAMES = (
     (r"^language_model\.lm_head\.", "lm_head."),
 )
 # A head that is tied may be in the file all the same; an untied one is asked for by name.
+_HEAD = "lm_head.weight"
 _SKIP = rf"{_BUFFERS}|^lm_head\.weight$|^embed_out\.weight$"
 
 
@@ -298,14 +302,14 @@ def _text_config(raw: Raw) -> dict[str, Any]:
 
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family(CAUSAL, _gpt2_config, _gpt2_tensors, _GPT2_NAMES, _SKIP),
-    "gpt_neox": Family(CAUSAL, _neox_config, _neox_tensors, _NEOX_NAMES, _SKIP),
-    "llama": Family(CAUSAL, _llama_config, _llama_tensors, _LLAMA_NAMES, _SKIP),
-    "mistral": Family(CAUSAL, _mistral_config, _llama_tensors, _LLAMA_NAMES, _SKIP),
-    "qwen2": Family(CAUSAL, _qwen2_config, _llama_tensors, _LLAMA_NAMES, _SKIP),
-    "qwen3": Family(CAUSAL, _qwen3_config, _llama_tensors, _LLAMA_NAMES, _SKIP),
-    "gemma2": Family(CAUSAL, _gemma2_config, _llama_tensors, _LLAMA_NAMES, _SKIP),
-    "gemma3_text": Family(CAUSAL, _gemma3_config, _llama_tensors, _LLAMA_NAMES, _SKIP),
+    "gpt2": Family(CAUSAL, _gpt2_config, _gpt2_tensors, _GPT2_NAMES, _SKIP, _HEAD),
+    "gpt_neox": Family(CAUSAL, _neox_config, _neox_tensors, _NEOX_NAMES, _SKIP, "embed_out.weight"),
+    "llama": Family(CAUSAL, _llama_config, _llama_tensors, _LLAMA_NAMES, _SKIP, _HEAD),
+    "mistral": Family(CAUSAL, _mistral_config, _llama_tensors, _LLAMA_NAMES, _SKIP, _HEAD),
+    "qwen2": Family(CAUSAL, _qwen2_config, _llama_tensors, _LLAMA_NAMES, _SKIP, _HEAD),
+    "qwen3": Family(CAUSAL, _qwen3_config, _llama_tensors, _LLAMA_NAMES, _SKIP, _HEAD),
+    "gemma2": Family(CAUSAL, _gemma2_config, _llama_tensors, _LLAMA_NAMES, _SKIP, _HEAD),
+    "gemma3_text": Family(CAUSAL, _gemma3_config, _llama_tensors, _LLAMA_NAMES, _SKIP, _HEAD),
     "gemma3": Family(
         CAUSAL,
         lambda raw, names: _gemma3_config(_text_config(raw), names),
@@ -314,5 +318,6 @@ FAMILIES: dict[str, Family] = {
         ),
         _GEMMA3_NAMES,
         _SKIP + r"|^(model\.)?(vision_tower|multi_modal_projector)\.",
+        _HEAD,
     ),
 }

@@ -109,10 +109,13 @@ def _siglip_image(raw: Raw) -> BidirectionalConfig:
 
 def _clip_config(raw: Raw, names: set[str]) -> DualConfig:
     d_out = raw.get("projection_dim", 512)
-    return DualConfig(
-        text=_clip_text(raw.get("text_config") or {}, d_out),
-        image=_clip_image(raw.get("vision_config") or {}, d_out),
-    )
+    text, image = raw.get("text_config") or {}, raw.get("vision_config") or {}
+    # Files of before 2023 have these too, which transformers prefers, their defaults included.
+    if raw.get("text_config_dict") is not None:
+        text = dict(text) | _CLIP_TEXT | raw["text_config_dict"]
+    if raw.get("vision_config_dict") is not None:
+        image = dict(image) | _CLIP_IMAGE | raw["vision_config_dict"]
+    return DualConfig(text=_clip_text(text, d_out), image=_clip_image(image, d_out))
 
 
 def _siglip_config(raw: Raw, names: set[str]) -> DualConfig:

@@ -28,6 +28,8 @@ class Family(NamedTuple):
         rename: `(pattern, replacement)` pairs applied in order to the files' names: prefixes that
             base models lack, and spellings of other versions.
         skip: pattern of names (after renaming) that are buffers, copies or heads of no use here.
+        head: the output head in the files, which a model that ties it to the token embedding may
+            hold as a copy.
     """
 
     model: Model
@@ -35,6 +37,7 @@ class Family(NamedTuple):
     tensors: Callable[[Any, Raw, set[str]], list[Tensor]]
     rename: tuple[tuple[str, str], ...] = ()
     skip: str = r"$."
+    head: str | None = None
 
 
 _ACTIVATIONS = {

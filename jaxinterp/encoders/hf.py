@@ -17,7 +17,7 @@ from jaxinterp.encoders.causal import CausalConfig, Params
 from jaxinterp.encoders.encoder import Encoder
 from jaxinterp.encoders.families import FAMILIES
 from jaxinterp.encoders.family import Family
-from jaxinterp.encoders.layouts import Tensor, shape_of, write
+from jaxinterp.encoders.layouts import TRANSPOSED, Tensor, shape_of, write
 from jaxinterp.encoders.preprocess import load_preprocess
 from jaxinterp.encoders.shapes import Shapes
 from jaxinterp.encoders.vocabulary import find_tokenizer
@@ -55,6 +55,7 @@ def load(source: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = No
             raise ValueError(f"{folder / 'config.json'} lacks {error}") from error
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
+        tensors += _own_head(family, files, tensors)
         shapes = family.model.shapes(config)
         _check(folder, family, tensors, files, shapes)
         params: dict[str, Any] = {}
@@ -86,6 +87,18 @@ def _folder(source: str | Path) -> Path:
         raise ValueError(
             f"{source!r} is neither a folder here nor a model that the hub gave: {error}"
         ) from error
+
+
+def _own_head(family: Family, files: WeightFiles, tensors: list[Tensor]) -> list[Tensor]:
+    """The output head of files in which it is not the embedding, though config.json ties them.
+
+    transformers 5 believes the files too.
+    """
+    head, used = family.head, {t.name for t in tensors}
+    embedding = next((t.name for t in tensors if t.path == "embed.tokens"), None)
+    if head is None or embedding is None or head in used or not {head, embedding} <= files.names:
+        return []
+    return [] if files.same(head, embedding) else [Tensor("unembed.kernel", head, TRANSPOSED)]
 
 
 def _check(

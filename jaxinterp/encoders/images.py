@@ -12,6 +12,7 @@ def check_images(
     images: Float[Array, "batch height width channels"],
     patch: tuple[int, int],
     channels: int,
+    own_size: tuple[int, int] | None = None,
 ) -> None:
     """Refuses images that a model can't mean.
 
@@ -19,6 +20,8 @@ def check_images(
         images: normalised pixels, channels last.
         patch: height and width of a patch.
         channels: channels that the model reads.
+        own_size: height and width that the model was made for, which need be no multiple of the
+            patch.
 
     Raises:
         ValueError: a wrong number of channels, a side that is no multiple of the patch, or (where
@@ -28,7 +31,7 @@ def check_images(
     if given != channels:
         hint = ": put the channels last" if images.shape[1] == channels else ""
         raise ValueError(f"images of shape {images.shape}: {channels} channels needed{hint}")
-    if height % patch[0] or width % patch[1]:
+    if (height, width) != own_size and (height % patch[0] or width % patch[1]):
         raise ValueError(
             f"images of {height} x {width} pixels can't be cut into patches of {patch[0]} x "
             f"{patch[1]}: crop or resize them"
@@ -46,10 +49,14 @@ def check_images(
 def cut_patches(
     images: Float[Array, "batch height width channels"], patch: tuple[int, int]
 ) -> Float[Array, "batch patches values"]:
-    """Non-overlapping patches in reading order, each flattened as (row, column, channel)."""
+    """Non-overlapping patches in reading order, each flattened as (row, column, channel).
+
+    Pixels below and right of the last whole patch are left out, as a convolution does it.
+    """
     batch, height, width, channels = images.shape
     rows, columns = height // patch[0], width // patch[1]
-    x = images.reshape(batch, rows, patch[0], columns, patch[1], channels)
+    x = images[:, : rows * patch[0], : columns * patch[1]]
+    x = x.reshape(batch, rows, patch[0], columns, patch[1], channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
 
 

@@ -83,6 +83,17 @@ BRIDGE_SITES: dict[str, str] = {
     "embed.hook_out": "embed",
     "pos_embed.hook_out": "pos_embed",
 }
+# Where norms follow the additions (BERT), the same modules stand elsewhere.
+_BRIDGE_NORM_AFTER: dict[str, str] = {
+    "hook_out": "ln2",
+    "ln1.hook_in": "resid_mid",
+    "ln2.hook_in": "resid_post",
+}
+# Where a norm follows attention and perceptron, their own outputs are no sites.
+_BRIDGE_BEFORE_POST_NORM: dict[str, str] = {
+    "attn.hook_out": "attn_out",
+    "mlp.hook_out": "mlp_out",
+}
 _SHORT = {long: short for short, long in (BLOCK_SITES | OUTER_SITES).items()} | BRIDGE_SITES
 _LAYERED = re.compile(r"(?:L|blocks\.)(?P<layers>\d+(?:-\d+)?|\*)\.(?P<site>.+)")
 
@@ -137,7 +148,14 @@ def resolve(request: str, n_layers: int, available: Iterable[str]) -> tuple[Requ
 
 def _match_word(request: str, word: str, available: Sequence[str]) -> list[str]:
     known = BLOCK_SITES | OUTER_SITES
-    word = _SHORT.get(word, word)
+    if "ln1_post" in available and word in _BRIDGE_BEFORE_POST_NORM:
+        raise ValueError(
+            f"{request!r}: the output before the norm that follows it is no site; behind that norm "
+            f"it is {_BRIDGE_BEFORE_POST_NORM[word]!r}"
+        )
+    norm_after = {"ln1", "q"} <= set(available) and available.index("ln1") > available.index("q")
+    short = _SHORT | _BRIDGE_NORM_AFTER if norm_after else _SHORT
+    word = short.get(word, word)
     matches = [s for s in available if fnmatch.fnmatchcase(s, word)]
     if matches:
         return matches
@@ -212,15 +230,43 @@ def plan(
         The plan.
 
     Raises:
-        ValueError: as `resolve`, or a capture that is given as one string.
+        ValueError: as `resolve`, a capture that is given as one string, or one name captured with
+            two reducers.
     """
     if isinstance(capture, str):
         raise ValueError(f"capture must be a tuple of sites: write capture=({capture!r},)")
     available = tuple(available)
     pairs = [(c, None) if isinstance(c, str) else c for c in capture]
     captures = [(r, f) for name, f in pairs for r in resolve(name, n_layers, available)]
+    check_reducers([(r.name, f) for r, f in captures])
     changes = [(r, f) for name, f in edits.items() for r in resolve(name, n_layers, available)]
     return Plan(tuple(captures), tuple(changes))
+
+
+def check_reducers(captures: Sequence[tuple[str, Reducer | None]]) -> None:
+    """Refuses one name with two reducers, whose results would have one place."""
+    reducers: dict[str, Reducer | None] = {}
+    for name, reducer in captures:
+        if reducers.setdefault(name, reducer) != reducer:
+            raise ValueError(
+                f"{name!r} is captured with two reducers: give one that returns both results"
+            )
+
+
+def check_within(wanted: Plan, start: int, stop: int, n_layers: int) -> None:
+    """Refuses what can't happen while the blocks `start` to `stop - 1` alone run.
+
+    Raises:
+        ValueError: a site outside of the blocks, or of named layers that do not run. A site of
+            every layer means those that run.
+    """
+    for request, _ in (*wanted.captures, *wanted.edits):
+        named = len(request.layers) < n_layers or request.single
+        if not request.layers or (named and not set(request.layers) <= set(range(start, stop))):
+            raise ValueError(
+                f"{request.name!r}: only the blocks {start} to {stop - 1} run here; give what "
+                "lies elsewhere to the call that runs it"
+            )
 
 
 class Tap:

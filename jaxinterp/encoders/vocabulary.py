@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, SupportsInt
 
 from jaxinterp.encoders.weights import read_json
-from jaxinterp.tokenize import FastTokenizer, Tokenizer, load_tokenizer
+from jaxinterp.tokenize import FastTokenizer, Tokenizer, load_tokenizer, read_backend
 
 _OLDER = ("vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
@@ -81,7 +81,7 @@ def _fast(folder: Path) -> Tokenizer:
         value = names.get(key)
         return value.get("content") if isinstance(value, dict) else value
 
-    backend = _read(folder)
+    backend = read_backend(folder / "tokenizer.json")
     ids = {k: backend.token_to_id(t) if (t := text(f"{k}_token")) else None for k in _SPECIAL}
     bos = _first(ids["bos"], ids["cls"], ids["eos"])
     if bos is None:
@@ -90,16 +90,6 @@ def _fast(folder: Path) -> Tokenizer:
 
 
 _SPECIAL = ("bos", "cls", "eos", "pad")
-
-
-def _read(folder: Path) -> Any:
-    from tokenizers import Tokenizer as Backend
-
-    path = folder / "tokenizer.json"
-    try:
-        return Backend.from_file(str(path))
-    except Exception as error:
-        raise ValueError(f"{path} can't be read as a tokenizer: {error}") from error
 
 
 def _first(*values: int | None) -> Any:

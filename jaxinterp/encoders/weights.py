@@ -45,7 +45,7 @@ class WeightFiles:
     """The safetensors files of a model folder, opened when first needed; closed by `with`."""
 
     def __init__(self, folder: Path, rename: Sequence[tuple[str, str]] = ()):
-        """Reads the index, or the header of the single file.
+        """Reads the header of the single file, or the index of several.
 
         Args:
             folder: the model folder.
@@ -71,10 +71,10 @@ class WeightFiles:
     def _index(self) -> dict[str, str]:
         """Tensor -> file."""
         index = self._folder / INDEX
-        if not index.is_file():
-            if not (self._folder / SINGLE).is_file():
-                raise ValueError(_no_safetensors(self._folder))
+        if (self._folder / SINGLE).is_file():  # before the index, as transformers does
             return dict.fromkeys(self._file(SINGLE).keys(), SINGLE)
+        if not index.is_file():
+            raise ValueError(_no_safetensors(self._folder))
         where = read_json(index).get("weight_map") or {}
         missing = sorted({f for f in where.values() if not (self._folder / f).is_file()})
         if missing:
@@ -101,6 +101,15 @@ class WeightFiles:
         opened = self._file(file)
         part = opened.get_slice(original)[region] if region else opened.get_tensor(original)
         return np.asarray(part)
+
+    def same(self, first: str, second: str) -> bool:
+        """Whether two tensors hold the same numbers, compared a few rows at a time."""
+        shape = self.shape(first)
+        if shape != self.shape(second):
+            return False
+        rows, step = shape[0], max(1, _CHUNK_BYTES // (8 * math.prod(shape[1:])))
+        pieces = (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+        return all(np.array_equal(self.read(first, (p,)), self.read(second, (p,))) for p in pieces)
 
     def _file(self, file: str) -> Any:
         if file not in self._open:

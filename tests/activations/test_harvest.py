@@ -7,7 +7,13 @@ import pytest
 
 from jaxinterp import data
 from jaxinterp.activations import by_layer, harvest_stream
-from jaxinterp.activations.harvest import capture_function, count_wanted, harvest, layer_sites
+from jaxinterp.activations.harvest import (
+    capture_function,
+    check_sites,
+    count_wanted,
+    harvest,
+    layer_sites,
+)
 from jaxinterp.data import Images
 from jaxinterp.encoders import assets, bidirectional, from_function, hf
 from jaxinterp.encoders.encoder import Encoder
@@ -196,6 +202,21 @@ def test_pictures(tmp_path, rng):
     )
     item = Images(np.zeros((3, 16, 16, 3), np.float32), np.arange(3, dtype=np.int32))
     assert count_wanted(encoder, ("L0.resid_post",), item, (0,)) == 12
+
+
+def test_places_that_pictures_have_no_rows_for_are_refused():
+    encoder = tiny_vision()
+    item = Images(np.zeros((2, 16, 16, 3), np.float32), np.arange(2, dtype=np.int32))
+    for sites, message in (
+        (("patch_embed", "L0.resid_post"), r"L0.resid_post 5, patch_embed 4.*one after the other"),
+        (("blocks.0.attn.hook_pattern",), "only sites with one vector per token"),
+        (("L0.patter?",), "only sites with one vector per token"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_sites(encoder, sites, item)
+        batches = data.mapped(data.random_access([0], block=1), lambda _: item)
+        with pytest.raises(ValueError, match=message):
+            next(data.iterate(harvest_stream(encoder, batches, sites, batch=2)))
 
 
 def random_params(config):

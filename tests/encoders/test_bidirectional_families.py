@@ -1,12 +1,22 @@
 """BERT, RoBERTa, ViT, DINOv2, CLIP and SigLIP against transformers."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
-from jaxinterp.encoders import hf
+from jaxinterp import harvesting
+from jaxinterp.activations import open_store
+from jaxinterp.activations.harvest import check_sites
+from jaxinterp.config import HarvestConfig
+from jaxinterp.data import Images
+from jaxinterp.encoders import dual, hf
 from jaxinterp.encoders.dual import DualInputs
+from jaxinterp.encoders.families import FAMILIES
 
 from . import oracle
 from .models import QUICK
@@ -70,6 +80,12 @@ IMAGE_CASES = {
         dict(size=(28, 42)),
     ),
     "clip-image": (hft.CLIPVisionModel, hft.CLIPVisionConfig, IMAGE, dict(size=(32, 40))),
+    "siglip-image-cut": (
+        hft.SiglipVisionModel,
+        hft.SiglipVisionConfig,
+        IMAGE | dict(image_size=30, patch_size=14),
+        {},
+    ),
     "siglip-image": (hft.SiglipVisionModel, hft.SiglipVisionConfig, IMAGE, dict(size=(16, 24))),
 }
 DUAL_CASES = {
@@ -235,6 +251,64 @@ def test_one_tower_alone(towers):
         encoder.forward(
             encoder.params, encoder.config, DualInputs(images=images), capture=("L0.z",)
         )
+
+
+def test_a_tower_is_an_encoder(towers, tmp_path):
+    name, _, folder = towers
+    encoder = hf.load(folder)
+    images = jnp.asarray(pixels((24, 24)))
+    tower = dual.tower(encoder, "image")
+    output, captured = run_ours(tower, images, capture=("L1.resid_post",))
+    pair, expected = run_ours(encoder, DualInputs(None, images), capture=("image/L1.resid_post",))
+    np.testing.assert_array_equal(output.pooled, pair.image.pooled)
+    np.testing.assert_array_equal(captured["L1.resid_post"], expected["image/L1.resid_post"])
+    for wrong in ((encoder, "sound"), (tower, "image")):
+        with pytest.raises(ValueError, match="is no "):
+            dual.tower(*wrong)
+
+    item = Images(np.asarray(images), np.arange(2, dtype=np.int32))
+    with pytest.raises(ValueError, match="a tower for text and one for pictures"):
+        check_sites(encoder, ("image/L1.resid_post",), item)
+    if name != "clip":
+        return
+    settings = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3, size={"height": 24, "width": 24})
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"resample": 3}))
+    for i in range(3):
+        drawn = np.random.default_rng(i).integers(0, 256, (30, 26, 3), dtype=np.uint8)
+        PIL.Image.fromarray(drawn).save(tmp_path / f"{i}.png")
+    config = HarvestConfig(
+        store=str(tmp_path / "store"),
+        model=str(folder),
+        images=str(tmp_path),
+        sites=("image/L1.resid_post",),
+        batch=2,
+    )
+    harvesting.write_store(config)
+    found = open_store(config.store).read("L1.resid_post")
+    pictures = [PIL.Image.open(tmp_path / f"{i}.png") for i in range(3)]
+    inputs = jnp.asarray(hf.load(folder).preprocess(pictures))
+    rows = run_ours(tower, inputs, capture=("L1.resid_post",))[1]["L1.resid_post"]
+    at = open_store(config.store)
+    document, place = at.read("document"), at.read("index")
+    assert len(found) == rows.shape[0] * rows.shape[1]
+    np.testing.assert_allclose(found, np.asarray(rows)[document, place], atol=1e-2)
+    with pytest.raises(ValueError, match="pictures are read by the image tower"):
+        harvesting.write_store(dataclasses.replace(config, sites=("text/L1.resid_post",)))
+
+
+def test_settings_of_older_clip_files(towers):
+    """transformers lets `text_config_dict`, its defaults included, overrule `text_config`."""
+    name, _, folder = towers
+    if name != "clip":
+        pytest.skip("CLIP alone has them")
+    raw = json.loads((folder / "config.json").read_text())
+    told = {**raw["text_config"], "layer_norm_eps": 1e-3}
+    del told["hidden_act"]
+    raw |= {"text_config_dict": told, "text_config": raw["text_config"] | {"hidden_act": "gelu"}}
+    config = FAMILIES["clip"].config(raw, set())
+    assert (config.text.norm_eps, config.text.activation) == (1e-3, "quick_gelu")
+    theirs = hft.CLIPConfig.from_dict(raw).text_config
+    assert (theirs.layer_norm_eps, theirs.hidden_act) == (1e-3, "quick_gelu")
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,12 @@ def test_segments_join(model, everything):
     np.testing.assert_allclose(logits, everything[0], atol=2e-5)
     with pytest.raises(ValueError, match="need 0 <= start <= stop <= 3"):
         causal.run_layers(params, config, x, 2, 4)
+    zero = lambda value, layer: 0 * value  # noqa: E731
+    for elsewhere in ("embed", "L0.z", "L0-1.z", "ln_final"):
+        with pytest.raises(ValueError, match="only the blocks 1 to 1 run here"):
+            causal.run_layers(params, config, x, 1, 2, edits={elsewhere: zero})
+        with pytest.raises(ValueError, match="only the blocks 1 to 1 run here"):
+            causal.run_layers(params, config, x, 1, 2, capture=(elsewhere,))
 
 
 def test_without_logits_later_layers_are_not_run(model):

@@ -30,6 +30,11 @@ CASES = {
         hft.GPT2Config,
         GPT2 | dict(n_embd=35, n_head=5, n_inner=50, scale_attn_by_inverse_layer_idx=True),
     ),
+    "gpt2-untied": (
+        hft.GPT2LMHeadModel,
+        hft.GPT2Config,
+        GPT2 | dict(n_embd=48, n_head=4, tie_word_embeddings=False),
+    ),
     "gpt2-base": (hft.GPT2Model, hft.GPT2Config, GPT2 | dict(n_embd=48, n_head=4)),
     "neox-parallel": (
         hft.GPTNeoXForCausalLM,

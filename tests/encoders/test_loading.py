@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from jaxinterp.encoders import causal, hf
+from jaxinterp.encoders.families import FAMILIES
 from jaxinterp.encoders.layouts import Tensor, read_slices, shape_of, write
 
 from . import oracle
-from .checkpoints import FILE, make, rewrite
+from .checkpoints import FILE, INDEX, LLAMA, make, rewrite
 from .oracle import torch
 from .oracle import transformers as hft
 
@@ -92,6 +93,42 @@ def test_stale_buffers_and_tied_copies_are_skipped(copy, saved):
     }
     rewrite(folder, lambda t: t | extra | {"lm_head.weight": t["transformer.wte.weight"]})
     same(hf.load(folder), hf.load(saved("gpt2")))
+
+
+@pytest.mark.parametrize(
+    ("name", "model_class", "head"),
+    [
+        ("llama", hft.LlamaForCausalLM, "lm_head.weight"),
+        ("gpt2", hft.GPT2LMHeadModel, "lm_head.weight"),
+    ],
+)
+def test_a_head_of_its_own_is_read_whatever_the_config_says(name, model_class, head, copy):
+    """transformers 5 believes the files too."""
+    folder, rng = copy(name), np.random.default_rng(0)
+    rewrite(folder, lambda t: t | {head: rng.normal(size=(97, 48)).astype(np.float32)})
+    oracle.edit_config(folder, lambda raw: raw.update(tie_word_embeddings=True))
+    tokens = rng.integers(0, 97, (2, 9))
+    encoder = hf.load(folder)
+    ours, _ = encoder.forward(encoder.params, encoder.config, jnp.asarray(tokens))
+    theirs = oracle.run(folder, model_class, input_ids=tokens).logits.numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    rewrite(folder, lambda t: t | {head: np.zeros((96, 48), np.float32)})
+    with pytest.raises(ValueError, match=r"\(96, 48\): unembed.kernel would be"):
+        hf.load(folder)
+
+
+def test_one_file_comes_before_an_index(copy, saved):
+    folder = copy("llama")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "other.safetensors"}}))
+    same(hf.load(folder), hf.load(saved("llama")))
+
+
+def test_a_window_that_is_not_given_is_mistrals_own():
+    raw = hft.MistralConfig(**LLAMA).to_dict()
+    del raw["sliding_window"]
+    config = FAMILIES["mistral"].config
+    assert config(raw, set()).windows == (4096, 4096)
+    assert config(raw | {"sliding_window": None}, set()).windows == ()
 
 
 @pytest.mark.parametrize("name", ["llama", "neox", "gemma3"])

@@ -1,6 +1,8 @@
+import jax.numpy as jnp
 import pytest
 
 from jaxinterp.encoders import causal, sites
+from jaxinterp.encoders.stack import BlockConfig, block_sites
 
 from .models import CONFIGS
 
@@ -64,6 +66,27 @@ def test_every_word_has_one_long_form():
 def test_bad_requests(request_, message):
     with pytest.raises(ValueError, match=message):
         resolve(request_)
+
+
+def test_names_of_the_bridge_follow_the_layout():
+    """Of a block whose norms follow the additions, and of one with norms behind its parts."""
+    shape = dict(n_layers=2, d_model=8, n_heads=2, n_kv_heads=2, d_head=4, d_mlp=16)
+    bert = block_sites(BlockConfig(**shape, norm_after=True))
+    for name, site in (("hook_out", "ln2"), ("ln1.hook_in", "resid_mid")):
+        assert sites.resolve(f"blocks.0.{name}", 2, bert)[0].site == site
+    assert sites.resolve("blocks.0.ln2.hook_in", 2, bert)[0].site == "resid_post"
+    gemma = causal.sites(CONFIGS["gemma"])
+    assert sites.resolve("blocks.0.hook_out", 2, gemma)[0].site == "resid_post"
+    for name in ("attn", "mlp"):
+        with pytest.raises(ValueError, match=f"behind that norm it is '{name}_out'"):
+            sites.resolve(f"blocks.0.{name}.hook_out", 2, gemma)
+
+
+def test_one_name_has_one_reducer():
+    wanted = (("L0.z", jnp.mean), ("L0.z", jnp.max))
+    with pytest.raises(ValueError, match=r"'L0.z' is captured with two reducers"):
+        sites.plan(wanted, {}, 12, LLAMA)
+    assert len(sites.plan((("L0.z", jnp.mean), ("L0.z", jnp.mean)), {}, 12, LLAMA).captures) == 2
 
 
 def test_a_parallel_block_has_no_middle():

@@ -23,6 +23,18 @@ def test_special_tokens_are_those_the_folder_names(tmp_path):
     assert tokenizer.pieces([4, 5]) == ["tea", "cup"]
 
 
+def test_what_a_file_cuts_and_fills_texts_to_is_left_out(tmp_path):
+    write_fast(tmp_path, bos_token="[start]", pad_token="[fill]")
+    path = tmp_path / "tokenizer.json"
+    length = {"max_length": 2, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}
+    fill = {"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": None}
+    fill |= {"pad_id": 3, "pad_type_id": 0, "pad_token": "[fill]"}
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"truncation": length, "padding": fill})
+    )
+    assert find_tokenizer(tmp_path).encode_batch(["tea cup tea", "cup"]) == [[4, 5, 4], [5]]
+
+
 def test_an_end_token_stands_in_for_what_is_not_named(tmp_path):
     write_fast(tmp_path, eos_token="[end]")
     assert find_tokenizer(tmp_path)[1:] == (1, 1)

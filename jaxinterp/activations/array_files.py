@@ -56,9 +56,11 @@ def open_arrays(path: str | Path, names: Sequence[str] | None = None) -> dict[st
 
 
 def _problem(array: np.ndarray) -> str | None:
-    if array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.floating):
-        return None
-    return f"{array.dtype} of shape {array.shape}"
+    told = f"{array.dtype} of shape {array.shape}"
+    if not array.dtype.isnative:
+        return f"{told} in another byte order than this machine's"
+    fits = array.ndim == 2 and array.shape[1] > 0 and jnp.issubdtype(array.dtype, jnp.floating)
+    return None if fits else told
 
 
 def _npy(path: Path) -> dict[str, np.ndarray]:
@@ -88,10 +90,12 @@ def _parquet(path: Path) -> dict[str, np.ndarray]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{path} can't be read as parquet: {error}") from error
-    found, singles = {}, {}
+    found, singles, holes = {}, {}, {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         values = column.combine_chunks()
         if column.null_count:
+            if pa.types.is_floating(column.type) or _is_list(column.type):
+                holes[name] = column.null_count
             continue
         if pa.types.is_floating(column.type):
             singles[name] = values.to_numpy(zero_copy_only=False)
@@ -103,7 +107,13 @@ def _parquet(path: Path) -> dict[str, np.ndarray]:
                     f"{path}: the rows of {name} have {lengths.min()} to {lengths.max()} values; "
                     "activations of one site have one width"
                 )
-            found[name] = flat.reshape(len(values), -1)
+            width = int(lengths[0]) if len(lengths) else 0
+            found[name] = flat.reshape(len(values), width)
+    if holes and not found:  # left out, they would change the width without a word
+        told = ", ".join(f"{name} in {count} rows" for name, count in holes.items())
+        raise ValueError(
+            f"{path} has no value for {told}: fill them, or drop those rows or columns"
+        )
     if singles and not found:
         found[_ONE] = np.stack(list(singles.values()), axis=1)
     return found or {name: np.asarray(table[name]) for name in table.column_names}

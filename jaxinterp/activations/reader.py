@@ -44,15 +44,23 @@ class Reader:
         Raises:
             ValueError: no such field or rows, or a damaged chunk (named).
         """
-        return self.take(name, np.arange(start, self.rows if stop is None else stop))
+        stop = self.rows if stop is None else stop
+        if not 0 <= start <= stop <= self.rows:
+            told = f"rows {start} to {stop - 1}"
+            raise ValueError(f"{told} of {self._store.url}, which has {self.rows} rows")
+        return self.take(name, np.arange(start, stop))
 
     def take(self, name: str, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The rows of these numbers of a field; reads the slabs that hold them.
 
         Raises:
-            ValueError: no such field or rows, or a damaged chunk (named).
+            ValueError: no such field or rows, a mask instead of numbers, a damaged chunk (named).
         """
-        field, rows = self._asked((name,))[name], np.asarray(rows, np.int64)
+        field, rows = self._asked((name,))[name], np.asarray(rows)
+        if rows.size and not np.issubdtype(rows.dtype, np.integer):
+            hint = ": np.flatnonzero(mask) gives those of a mask" if rows.dtype == bool else ""
+            raise ValueError(f"row numbers are integers, not {rows.dtype}{hint}")
+        rows = rows.astype(np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.rows:
             told = f"rows {rows.min()} to {rows.max()}"
             raise ValueError(f"{told} of {self._store.url}, which has {self.rows} rows")

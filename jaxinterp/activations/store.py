@@ -52,8 +52,9 @@ def create(
     missing = [name for name in PINS if name not in meta]
     if missing:
         raise ValueError(f"meta does not say {', '.join(missing)}: give each, or None")
-    if not re.fullmatch(r"[\w.-]+", writer):
-        raise ValueError(f"writer name {writer!r}: use letters, digits, '.', '_' and '-'")
+    # Keys are listed in the order of their bytes, and "." and ".." are no names of a folder.
+    if not re.fullmatch(r"[\w.-]+", writer, re.ASCII) or set(writer) == {"."}:
+        raise ValueError(f"writer name {writer!r}: use letters a to z, digits, '.', '_' and '-'")
     wanted = _as_json(meta)
     store = _open(url)
     try:

@@ -1,10 +1,13 @@
 """Setting latents of a dictionary, and what that does to whatever comes after it."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.dictionaries.base import Codes, Dictionary, WithRest
@@ -43,10 +46,28 @@ def set_latents(
 
     Returns:
         The edited activations.
+
+    Raises:
+        ValueError: a latent that the dictionary does not have, or one twice (not seen in traced
+            numbers, which then mean nothing).
     """
+    latents = jnp.asarray(latents)
+    _check_latents(latents, dictionary.width)
     codes = dictionary.encode(params, x)
-    edited = _set(codes, jnp.asarray(latents), jnp.asarray(values))
+    edited = _set(codes, latents, jnp.asarray(values))
     return x + dictionary.decode(params, edited) - dictionary.decode(params, codes)
+
+
+def _check_latents(latents: Array, width: int) -> None:
+    if isinstance(latents, Tracer):
+        return
+    numbers = np.asarray(latents).ravel().tolist()
+    strange = [n for n in numbers if not 0 <= n < width]
+    if strange:
+        raise ValueError(f"latents {strange}: this dictionary has 0..{width - 1}")
+    twice = sorted(n for n, count in Counter(numbers).items() if count > 1)
+    if twice:
+        raise ValueError(f"latents {twice} are given more than once")
 
 
 def effect(

@@ -243,6 +243,11 @@ def bad_file_cases():
             {},
             "can't be read as .npy",
         ),
+        "swapped.npy": (
+            lambda path: np.save(path, np.zeros((9, 2), ">f4")),
+            {},
+            "another byte order",
+        ),
         "cube.npy": (lambda path: np.save(path, np.zeros((2, 2, 2))), {}, r"shape \(2, 2, 2\)"),
         "ints.safetensors": (some(a=ints), {}, "a is int64"),
         "two.safetensors": (some(a=numbered(), b=numbered()), {}, "a, b: name those"),
@@ -280,9 +285,15 @@ def test_rows_of_different_widths_are_refused(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({"a": [[1.0, 2.0], [3.0]]}), tmp_path / "ragged.parquet")
-    with pytest.raises(ValueError, match="the rows of a have 1 to 2 values"):
-        feed.from_file(tmp_path / "ragged.parquet", batch=1, seed=0)
+    for columns, message in (
+        ({"a": [[1.0, 2.0], [3.0]]}, "the rows of a have 1 to 2 values"),
+        ({"a": [1.0, None, 2.0], "b": [1.0, 2.0, 3.0]}, "has no value for a in 1 rows"),
+        ({"a": [[1.0, 2.0], None]}, "has no value for a in 1 rows"),
+        ({"a": pa.array([[], []], pa.list_(pa.float32()))}, r"a is float32 of shape \(2, 0\)"),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "holes.parquet")
+        with pytest.raises(ValueError, match=message):
+            feed.from_file(tmp_path / "holes.parquet", batch=1, seed=0)
 
 
 def test_a_bad_row_of_a_file_is_found_when_it_is_read(tmp_path):

@@ -380,6 +380,11 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
             writer.append(rows)
     writer.append(numbered(3, 3, width=8))
     assert writer.rows == store.open_store(tmp_path).rows == 3
+    for first, last in ((4, None), (0, -1), (2, 1), (0, 4)):
+        with pytest.raises(ValueError, match=r"rows .* of .*, which has 3"):
+            store.open_store(tmp_path).read("x", first, last)
+    with pytest.raises(ValueError, match="row numbers are integers, not bool: np.flatnonzero"):
+        store.open_store(tmp_path).take("x", np.ones(3, bool))
     with pytest.raises(ValueError, match=r"3 rows of .* for a batch of 4"):
         store.open_store(tmp_path).batches(["x"], batch=4, seed=0)
 
@@ -389,8 +394,9 @@ def test_places_that_are_no_stores_are_told(tmp_path):
         store.open_store(tmp_path / "nothing")
     with pytest.raises(ValueError, match="'nine://x'|nine://x is neither a folder nor a URL"):
         store.open_store("nine://x")
-    with pytest.raises(ValueError, match=r"writer name 'a/b'"):
-        store.create(tmp_path, META, writer="a/b")
+    for name in ("a/b", "", "..", "\u00e9conomie"):
+        with pytest.raises(ValueError, match=f"writer name '{name}'"):
+            store.create(tmp_path, META, writer=name)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="can't be written"):
         store.create(tmp_path / "file", META)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxinterp.dictionaries import base, relu, topk
 from jaxinterp.interventions import effect, set_latents
@@ -23,6 +24,19 @@ def test_set_latents_keeps_the_error_and_works_for_codes_of_either_form():
         everything = set_latents(dictionary, params, x, jnp.arange(12))
         error = x - dictionary.decode(params, codes)
         np.testing.assert_allclose(everything, error + params["decoder_bias"][None], atol=1e-5)
+
+
+def test_latents_that_are_not_there_or_there_twice_are_refused():
+    x = jax.random.normal(jax.random.key(0), (9, 6))
+    for dictionary in (relu(12), topk(12, 3)):
+        params = jax.jit(dictionary.init)(jax.random.key(1), x)
+        for latents, message in (
+            ([12], r"latents \[12\]: this dictionary has 0..11"),
+            ([3, -1], r"latents \[-1\]"),
+            ([2, 5, 2], r"latents \[2\] are given more than once"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                set_latents(dictionary, params, x, jnp.asarray(latents))
 
 
 def test_predicted_effects_are_first_order():

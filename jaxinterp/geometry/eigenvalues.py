@@ -50,6 +50,10 @@ def _by_bisection(matrices: Array) -> Array:
     # One by one: of a batch jaxlib 0.10.2 makes tasks for the pool of threads and waits for them in
     # a thread of that pool, for ever if other devices wait in the rest of its threads.
     diagonal, beside = lax.map(lambda m: lax.linalg.tridiagonal(m, lower=True)[1:3], matrices)
+    # In units of the largest number, whose squares neither vanish nor overflow.
+    size = jnp.maximum(jnp.max(jnp.abs(diagonal), 1), jnp.max(jnp.abs(beside), 1))[:, None]
+    size = jnp.where(size > 0, size, 1.0)
+    diagonal, beside = diagonal / size, beside / size
     number = diagonal.shape[1]
     zero = jnp.zeros_like(diagonal[:, :1])
     left = jnp.concatenate([zero, jnp.abs(beside)], axis=1)
@@ -84,4 +88,4 @@ def _by_bisection(matrices: Array) -> Array:
     ends = smallest + width * cell, smallest + width * (cell + 1)
     steps = 2 + jnp.finfo(diagonal.dtype).nmant - (number.bit_length() - 1)
     low, high = lax.fori_loop(0, steps, halve, ends)
-    return (low + high) / 2
+    return size * (low + high) / 2

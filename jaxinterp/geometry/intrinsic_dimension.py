@@ -12,7 +12,8 @@ from jaxinterp.geometry.dimension.estimate import DimensionEstimate, ScaleScan
 from jaxinterp.geometry.dimension.gride import gride_ladder
 from jaxinterp.geometry.dimension.two_nn import two_nn
 from jaxinterp.geometry.duplicates import first_occurrences
-from jaxinterp.geometry.neighbors import Neighbors, check_points, k_nearest
+from jaxinterp.geometry.neighbors import Neighbors, k_nearest
+from jaxinterp.geometry.points import check_points
 
 # d = x (1 + a x^b n^-c), x the mean TwoNN value of n uniform points in a d-ball: least squares over
 # d = 1..100 and n = 250..20000 (84 simulated means), residuals 1.2 % rms and 3.8 % at most.

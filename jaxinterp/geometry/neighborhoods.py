@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp.row_blocks import map_row_blocks
 
@@ -62,6 +62,11 @@ def map_blocks_of_neighborhoods(
         return function(points[near] - some[:, None, :])
 
     return map_row_blocks(of_block, (origins, indices), size, in_flight=1)
+
+
+def complete(indices: Int[Array, "n k"]) -> Bool[Array, " n"]:
+    """Points with k neighbours: `k_nearest` gives the own index in place of one that is missing."""
+    return jnp.all(indices != jnp.arange(len(indices), dtype=indices.dtype)[:, None], axis=1)
 
 
 def gram(offsets: Float[Array, "k d"]) -> Float[Array, "k k"]:

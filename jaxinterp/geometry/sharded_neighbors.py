@@ -21,10 +21,10 @@ from jaxinterp.geometry.neighbors import (
     NamedMetric,
     Neighbors,
     as_metric,
-    check_points,
     finish,
     unit_and_centre,
 )
+from jaxinterp.geometry.points import check_points
 
 
 def k_nearest_sharded(

@@ -12,6 +12,7 @@ from jaxinterp.geometry import (
     neighbor_counts,
     pair_distances,
 )
+from jaxinterp.geometry.neighbors import unit_and_centre
 
 KEY = jax.random.key(0)
 
@@ -199,3 +200,10 @@ def test_smallest_inputs():
     found = k_nearest(jnp.asarray([[0.0], [3.0]]), 1)
     assert jnp.array_equal(found.distances, jnp.full((2, 1), 3.0))
     assert jnp.array_equal(found.indices, jnp.asarray([[1], [0]]))
+
+
+def test_the_unit_is_a_power_of_two():
+    """Integers stay exact in it, and with them their ties."""
+    spreads = 1.5 * 2.0 ** np.arange(-120, 120)
+    units = jax.jit(jax.vmap(lambda s: unit_and_centre(s[None], s, None)[0]))(jnp.float32(spreads))
+    np.testing.assert_array_equal(units, 2.0 ** np.arange(-120, 120))

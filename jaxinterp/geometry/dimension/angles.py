@@ -4,13 +4,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate
 from jaxinterp.geometry.dimension.levina_bickel import Pooling, pool
-from jaxinterp.geometry.neighborhoods import gram, map_neighborhoods
+from jaxinterp.geometry.neighborhoods import complete, gram, map_neighborhoods
+from jaxinterp.geometry.points import of_points
 
 
+@of_points
 @partial(jax.jit, static_argnames=("pooling",))
 def angle_based(
     points: Float[Array, "n d"],
@@ -39,15 +42,16 @@ def angle_based(
     """
 
     def inverse(offsets: Array) -> tuple[Array, Array]:
-        length = jnp.sqrt(jnp.sum(offsets * offsets, axis=1, keepdims=True))
-        unit = offsets / jnp.where(length > 0, length, 1.0)
-        count = jnp.sum(length > 0)
+        square = jnp.sum(offsets * offsets, axis=1, keepdims=True)
+        unit = offsets * lax.rsqrt(jnp.where(square > 0, square, 1.0))
+        count = jnp.sum(square > 0)
         return jnp.sum(gram(unit) ** 2) / jnp.maximum(count, 1) ** 2, count > 1
 
     values, used = map_neighborhoods(inverse, points, indices)
     return pool(values, used, indices, pooling)
 
 
+@of_points
 @partial(jax.jit, static_argnames=("pooling", "smallest"))
 def tight_locality(
     points: Float[Array, "n d"],
@@ -75,7 +79,7 @@ def tight_locality(
             uses an absolute length, so that its results depend on units.)
 
     Returns:
-        `DimensionEstimate`. Points with `r_k = 0` are not used.
+        `DimensionEstimate`. Points with `r_k = 0`, or with fewer than k neighbours, are not used.
 
     Reference: Amsaleg, Chelly, Houle, Kawarabayashi, Radovanovic, Treeratanajaru, Intrinsic
         dimensionality estimation within tight localities, SDM (2019), section 4.
@@ -111,4 +115,4 @@ def tight_locality(
         return total, valid & (total > 0)
 
     values, used = map_neighborhoods(inverse, points, indices)
-    return pool(values, used, indices, pooling)
+    return pool(values, used & complete(indices), indices, pooling)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import digamma, gammaln
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 _STEPS = 100
 
@@ -24,7 +24,9 @@ class BitsDimension(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("block",))
-def hamming_histograms(bits: Int[Array, "n d"], *, block: int = 256) -> Int[Array, "n d+1"]:
+def hamming_histograms(
+    bits: Integer[Array, "n d"] | Bool[Array, "n d"], *, block: int = 256
+) -> Int[Array, "n d+1"]:
     """For every point the number of others at each Hamming distance 0..d.
 
     Cost: one product of n^2 d, exact in float32 for d below 2^24, and n^2 counts.

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxinterp.geometry.points import of_points
+
 DEFAULT_MARGINS = tuple(round(0.6 + 0.02 * step, 2) for step in range(20))
 
 
@@ -21,6 +23,7 @@ class Separability(NamedTuple):
     components: Int[Array, ""]  # principal components kept
 
 
+@of_points
 @partial(jax.jit, static_argnames=("margins", "conditioning", "block"))
 def fisher_separability(
     points: Float[Array, "n d"],
@@ -88,7 +91,8 @@ def fisher_separability(
     profile = jnp.where(some, profile / log_margin, jnp.nan)
     largest = jnp.max(jnp.where(some, level, 0.0))
     chosen = jnp.argmin(jnp.where(some, jnp.abs(level - 0.9 * largest), jnp.inf))
-    value = jnp.where(jnp.any(some), profile[chosen], 0.0)
+    nothing = jnp.where(jnp.isnan(variances[-1]), jnp.nan, 0.0)
+    value = jnp.where(jnp.any(some), profile[chosen], nothing)
     return Separability(value, level[chosen], profile, probability, jnp.sum(kept))
 
 

@@ -5,14 +5,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate
 from jaxinterp.geometry.dimension.root import positive_root
 
 
 def lattice_dimension(
-    points: Int[Array, "n d"], *, inner: int, outer: int, block: int = 64
+    points: Integer[Array, "n d"] | Bool[Array, "n d"], *, inner: int, outer: int, block: int = 64
 ) -> DimensionEstimate:
     r"""Intrinsic dimension of points on a lattice, from counts in two taxicab balls.
 
@@ -27,7 +27,7 @@ def lattice_dimension(
     d).
 
     Args:
-        points: (n, d) integers; duplicates are legitimate.
+        points: (n, d) integers or bits; duplicates are legitimate.
         inner: inner radius, at least 1.
         outer: outer radius.
         block: rows per step.
@@ -44,6 +44,8 @@ def lattice_dimension(
     """
     if not 1 <= inner < outer:
         raise ValueError(f"radii must satisfy 1 <= inner < outer, got {inner}, {outer}")
+    # Differences of narrow or unsigned integers would wrap around.
+    points = points.astype(jnp.promote_types(points.dtype, jnp.int32))
     return _lattice_dimension(points, inner, outer, block)
 
 

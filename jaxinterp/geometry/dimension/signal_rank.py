@@ -10,6 +10,7 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.spectral_rules import covariance_spectrum
+from jaxinterp.geometry.points import of_points
 
 # Upper quantiles of the real Tracy-Widom law by level: P(TW > s) = level (Bejan, 2005, table 1).
 _TRACY_WIDOM = {0.1: 0.4501, 0.05: 0.9793, 0.01: 2.0234, 0.005: 2.4223, 0.001: 3.2722}
@@ -191,6 +192,7 @@ def minka_rank(eigenvalues: Float[Array, " d"], *, samples: int) -> Int[Array, "
     return 1 + jnp.argmax(jnp.where(allowed, lax.map(evidence, ranks), -jnp.inf))
 
 
+@of_points
 @partial(jax.jit, static_argnames=("permutations", "quantile"))
 def parallel_analysis(
     points: Float[Array, "n d"], key: Array, *, permutations: int = 100, quantile: float = 0.95

@@ -8,13 +8,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate
 from jaxinterp.geometry.dimension.levina_bickel import Pooling, pool
-from jaxinterp.geometry.neighborhoods import centred, gram, map_neighborhoods
+from jaxinterp.geometry.neighborhoods import centred, complete, gram, map_neighborhoods
+from jaxinterp.geometry.points import of_points
 
 
+@of_points
 def expected_simplex_skewness(
     points: Float[Array, "n d"],
     indices: Int[Array, "n k"],
@@ -47,7 +50,8 @@ def expected_simplex_skewness(
         pooling: "mean", "median", or "inverse", the harmonic mean.
 
     Returns:
-        `DimensionEstimate`, at most `2 D + 20`. Points with all neighbours equal are not used.
+        `DimensionEstimate`, at most `2 D + 20`. Points with all neighbours equal, or with fewer
+        than k, are not used.
 
     Raises:
         ValueError: on an unknown version, order < 1 or >= k, or version b above order 1.
@@ -73,7 +77,9 @@ def _skewness(
     chosen = None if order == 1 else _choose(indices.shape[1], order + 1, subsets)
 
     def of_one(offsets: Array) -> tuple[Array, Array]:
-        products = gram(centred(offsets))
+        # Of length one at most, so that products of lengths neither vanish nor overflow.
+        square = jnp.max(jnp.sum(offsets * offsets, axis=1))
+        products = gram(centred(offsets * lax.rsqrt(jnp.where(square > 0, square, 1.0))))
         if chosen is not None:
             parts, weights = _volumes(products, chosen)
         else:
@@ -87,7 +93,7 @@ def _skewness(
     if version == "b":
         values, table = -values, -table
     per_point = jnp.interp(values, table, dimensions)
-    return pool(1 / per_point, used, indices, pooling)
+    return pool(1 / per_point, used & complete(indices), indices, pooling)
 
 
 def _pairs(products: Array, version: str) -> tuple[Array, Array]:

@@ -10,8 +10,10 @@ from jaxtyping import Array, Float, Int, Real
 
 from jaxinterp.geometry.eigenvalues import symmetric_eigenvalues
 from jaxinterp.geometry.neighborhoods import centred, gram, map_blocks_of_neighborhoods
+from jaxinterp.geometry.points import of_points
 
 
+@of_points
 @jax.jit
 def covariance_spectrum(points: Float[Array, "n d"]) -> Float[Array, " r"]:
     """Descending covariance eigenvalues, `r = min(n, d)` of them, divisor n - 1.
@@ -21,13 +23,15 @@ def covariance_spectrum(points: Float[Array, "n d"]) -> Float[Array, " r"]:
     return _positive(jnp.linalg.eigvalsh(_smaller_product(points)), min(points.shape))
 
 
+@of_points
 @jax.jit
 def local_spectra(points: Float[Array, "n d"], indices: Int[Array, "m k"]) -> Float[Array, "m r"]:
     """Descending covariance eigenvalues of every neighbourhood, `r = min(k, d)` of them.
 
     The neighbours are centred on their own mean; the point itself is not among them. A row of
-    `indices` is a neighbourhood, of whatever points: `shard_map` over them spreads the work, on a
-    CPU over as many cores as there are virtual devices.
+    `indices` is a neighbourhood, of whatever points: all k count, those that stand for a missing
+    neighbour too. `shard_map` over rows spreads the work, on a CPU over as many cores as there are
+    virtual devices.
     Cost: O(m k d min(k, d)); the smaller of the (k, k) and (d, d) matrices is decomposed.
     """
     size = min(indices.shape[1], points.shape[1])
@@ -62,10 +66,10 @@ def participation_ratio(eigenvalues: Float[Array, " r"]) -> Float[Array, ""]:
 
     Bias: low for n not much above d, `1/PR ~ 1/PR_true + 1/n`.
     """
-    square = jnp.sum(eigenvalues**2)
-    return jnp.where(
-        square > 0, jnp.sum(eigenvalues) ** 2 / jnp.where(square > 0, square, 1.0), 0.0
-    )
+    # In shares of the largest, whose squares neither vanish nor overflow.
+    largest = jnp.max(eigenvalues)
+    shares = eigenvalues / jnp.where(largest == 0, 1.0, largest)
+    return jnp.sum(shares) ** 2 / jnp.where(largest == 0, 1.0, jnp.sum(shares**2))
 
 
 def kaiser(eigenvalues: Float[Array, " r"]) -> Int[Array, ""]:
@@ -121,7 +125,7 @@ def _positive(ascending: Array, size: int) -> Array:
     """Descending eigenvalues, those below rounding set to zero."""
     values = ascending[::-1]
     rounding = size * jnp.finfo(values.dtype).eps * values[0]
-    return jnp.where(values > rounding, values, 0.0)
+    return jnp.where(values <= rounding, 0.0, values)  # NaN stays NaN
 
 
 def _gaps(eigenvalues: Array) -> Array:

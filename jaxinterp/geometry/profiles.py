@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate, ScaleScan
 from jaxinterp.geometry.dimension.two_nn import two_nn
+from jaxinterp.geometry.neighborhoods import map_neighborhoods
 from jaxinterp.geometry.neighbors import k_nearest
+from jaxinterp.geometry.points import of_points
 
 T = TypeVar("T")
 
@@ -48,6 +50,44 @@ def profile(
 def _two_nn_of_points(points: Array) -> DimensionEstimate:
     neighbors = k_nearest(points, min(17, points.shape[0] - 1))
     return two_nn(neighbors.distances, indices=neighbors.indices)
+
+
+def _two_nn_by_line(points: Array) -> DimensionEstimate:
+    return two_nn(k_nearest(points, 2).distances, method="line")
+
+
+@of_points
+@partial(jax.jit, static_argnames=("estimate",))
+def local_estimates(
+    points: Float[Array, "n d"],
+    indices: Int[Array, "n k"],
+    *,
+    estimate: Callable[[Array], Any] = _two_nn_by_line,
+) -> Any:
+    """An estimate inside the neighbourhood of every point: a field of local dimensions.
+
+    By default TwoNN's line fit among the k neighbours alone, whose mean over tokens is followed
+    over training.
+    Drop repeated rows before, as a neighbourhood of copies says nothing:
+
+        near = k_nearest(points, 128, valid=first_occurrences(points)).indices
+        field = local_estimates(points, near).value
+
+    Bias: that of the estimator at k points, so low in high dimensions. Cost: n estimates of k
+    points, for TwoNN 2 n k^2 d flops.
+
+    Args:
+        points: (n, d) rows.
+        indices: (n, k) neighbours, none of them missing; k about 128 for TwoNN.
+        estimate: pure function from (k, d) neighbours, seen from the point, to a pytree.
+
+    Returns:
+        The estimates with a leading axis of length n.
+
+    Reference: Ruppik et al., "Less is more: local intrinsic dimensions of contextual language
+        models" (2025).
+    """
+    return map_neighborhoods(estimate, points, indices)
 
 
 @partial(jax.jit, static_argnames=("samples", "estimate"))

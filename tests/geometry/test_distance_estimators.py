@@ -160,6 +160,20 @@ def test_decimation_sees_the_scale_of_noise():
         geometry.decimation(points[:50], KEY)
 
 
+def test_local_estimates_tell_a_line_from_a_box():
+    along = jax.random.uniform(KEY, (400, 1)) * jnp.ones((1, 10))
+    box = jax.random.uniform(jax.random.key(1), (400, 10)) * (jnp.arange(10) < 5)[None]
+    points = jnp.concatenate([along, box + 5.0])
+    near = geometry.k_nearest(points, 128).indices
+    field = geometry.local_estimates(points, near)
+    np.testing.assert_allclose(jnp.mean(field.value[:400]), 1.0302, atol=1e-3)
+    # 3.8854 by scikit-dimension, neighbourhood by neighbourhood: low, as 128 points are few.
+    np.testing.assert_allclose(jnp.mean(field.value[400:]), 3.8854, atol=1e-3)
+    alone = geometry.two_nn(geometry.k_nearest(points[near[7]], 2).distances, method="line")
+    np.testing.assert_allclose(field.value[7], alone.value, rtol=1e-4)
+    np.testing.assert_allclose(field.stderr[7], alone.stderr, rtol=1e-3)
+
+
 def test_profile_is_a_loop():
     clouds = jax.random.normal(KEY, (2, 2, 200, 3))
 

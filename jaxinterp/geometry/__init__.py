@@ -70,6 +70,7 @@ from jaxinterp.geometry.neighbors import pair_distances as pair_distances
 from jaxinterp.geometry.profiles import decimation as decimation
 from jaxinterp.geometry.profiles import half_sample_error as half_sample_error
 from jaxinterp.geometry.profiles import local_estimates as local_estimates
+from jaxinterp.geometry.profiles import neighbor_scan as neighbor_scan
 from jaxinterp.geometry.profiles import profile as profile
 from jaxinterp.geometry.sharded_neighbors import k_nearest_sharded as k_nearest_sharded
 from jaxinterp.geometry.similarity import linear_cka as linear_cka

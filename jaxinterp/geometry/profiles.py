@@ -1,6 +1,6 @@
 """One estimator over many clouds: layers, checkpoints, heads, seeds, subsets of the points."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -88,6 +88,45 @@ def local_estimates(
         models" (2025).
     """
     return map_neighborhoods(estimate, points, indices)
+
+
+def neighbor_scan(
+    estimate: Callable[..., DimensionEstimate],
+    distances: Float[Array, "n k"],
+    *,
+    indices: Int[Array, "n k"] | None = None,
+    sizes: Sequence[int] | None = None,
+) -> ScaleScan:
+    """A dimension against the number of neighbours that it reads.
+
+        neighbor_scan(levina_bickel, near.distances, indices=near.indices)
+
+    Read as `gride_ladder`: a plateau is a dimension, a fall towards small radii is noise, a steady
+    fall with the radius curvature or the bias of high dimensions. Each size is a program of its
+    own.
+
+    Args:
+        estimate: `(distances, *, k, indices) -> DimensionEstimate`, as all that read k distances.
+        distances: (n, k) from `k_nearest`.
+        indices: the neighbours, for errors that allow for shared neighbourhoods.
+        sizes: numbers of neighbours, ascending; None for 4, 8, 16, ... below k.
+
+    Returns:
+        `ScaleScan` over the sizes; `radii` are means of `r_k`.
+
+    Raises:
+        ValueError: no sizes, or what `estimate` refuses.
+    """
+    most = distances.shape[1]
+    sizes = [2**i for i in range(2, (most - 1).bit_length())] if sizes is None else list(sizes)
+    if not sizes:
+        raise ValueError(f"no numbers of neighbours to scan, out of {most}: give `sizes`")
+    found = [estimate(distances, k=k, indices=indices) for k in sizes]
+    reach = distances[:, jnp.asarray(sizes) - 1]
+    finite = jnp.isfinite(reach)
+    radii = jnp.where(finite, reach, 0.0).sum(0) / jnp.maximum(finite.sum(0), 1)
+    values, stderrs = (jnp.stack([one[i] for one in found]) for i in range(2))
+    return ScaleScan(jnp.asarray(sizes, distances.dtype), radii, values, stderrs)
 
 
 @partial(jax.jit, static_argnames=("samples", "estimate"))

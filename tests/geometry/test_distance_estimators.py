@@ -147,6 +147,22 @@ def test_ladder_sees_the_scale_of_noise():
     assert jnp.all(jnp.diff(scan.radii) > 0)
 
 
+def test_a_scan_of_neighbours_sees_the_scale_of_noise():
+    line = jax.random.uniform(KEY, (800, 1)) * jnp.asarray([[1.0, 0.0]])
+    near = geometry.k_nearest(line + 2e-3 * jax.random.normal(KEY, (800, 2)), 65)
+    scan = geometry.neighbor_scan(geometry.levina_bickel, near.distances, indices=near.indices)
+    assert scan.scales.tolist() == [4, 8, 16, 32, 64]
+    assert scan.values[0] > 1.5 > 1.2 > scan.values[-1]
+    assert jnp.all(jnp.diff(scan.radii) > 0)
+    one = geometry.levina_bickel(near.distances, k=8, indices=near.indices)
+    assert (scan.values[1], scan.stderrs[1]) == (one.value, one.stderr)
+    np.testing.assert_allclose(scan.radii[1], near.distances[:, 7].mean(), rtol=1e-6)
+    some = geometry.neighbor_scan(geometry.mind, near.distances, sizes=(5, 20))
+    assert some.scales.tolist() == [5, 20]
+    with pytest.raises(ValueError, match="no numbers of neighbours to scan, out of 4"):
+        geometry.neighbor_scan(geometry.mada, near.distances[:, :4])
+
+
 @pytest.mark.slow
 def test_decimation_sees_the_scale_of_noise():
     line = jax.random.uniform(KEY, (1600, 1)) * jnp.asarray([[1.0, 0.0]])

@@ -19,13 +19,18 @@ def as_points(points: Array) -> Array:
     """
     if points.ndim != 2:
         raise ValueError(f"points must be (n, d), got shape {points.shape}; reshape or vmap first")
+    check_finite(points)
+    return jnp.asarray(points, jnp.promote_types(points.dtype, jnp.float32))
+
+
+def check_finite(points: Array) -> None:
+    """Refuses NaN and infinity, where values are known."""
     concrete = not isinstance(points, Tracer) and jnp.asarray(points).is_fully_addressable
     if concrete and not bool(jnp.isfinite(points).all()):
         raise ValueError(
             f"points of shape {points.shape} contain NaN or infinity; drop those rows or mask them "
             "with `valid` after replacing them by zeros"
         )
-    return jnp.asarray(points, jnp.promote_types(points.dtype, jnp.float32))
 
 
 def of_points(function: F) -> F:

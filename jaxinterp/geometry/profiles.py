@@ -13,12 +13,11 @@ from jaxinterp.geometry.dimension.estimate import DimensionEstimate, ScaleScan
 from jaxinterp.geometry.dimension.two_nn import two_nn
 from jaxinterp.geometry.neighborhoods import map_neighborhoods
 from jaxinterp.geometry.neighbors import k_nearest
-from jaxinterp.geometry.points import of_points
+from jaxinterp.geometry.points import check_finite, of_points
 
 T = TypeVar("T")
 
 
-@partial(jax.jit, static_argnums=(0,), static_argnames=("at_once",))
 def profile(
     estimate: Callable[[Array], T], clouds: Float[Array, "*stack n d"], *, at_once: int = 1
 ) -> T:
@@ -38,10 +37,16 @@ def profile(
         The estimates with the leading axes of `clouds`.
 
     Raises:
-        ValueError: `at_once` below 1.
+        ValueError: `at_once` below 1, or NaN or infinity in the clouds.
     """
     if at_once < 1:
         raise ValueError(f"at_once is {at_once}: compute at least 1 cloud at a time")
+    check_finite(clouds)
+    return _profile(estimate, clouds, at_once)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _profile(estimate: Callable[[Array], T], clouds: Array, at_once: int) -> T:
     stack, flat = clouds.shape[:-2], clouds.reshape(-1, *clouds.shape[-2:])
     results = lax.map(estimate, flat, batch_size=None if at_once == 1 else at_once)
     return jax.tree.map(lambda leaf: leaf.reshape(*stack, *leaf.shape[1:]), results)

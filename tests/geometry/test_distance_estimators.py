@@ -201,5 +201,7 @@ def test_profile_is_a_loop():
     np.testing.assert_allclose(many.value[1, 0], estimate(clouds[1, 0]).value, rtol=1e-6)
     together = geometry.profile(estimate, clouds, at_once=3)  # three, and the one that is left
     np.testing.assert_allclose(together.value, many.value, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"points of shape \(2, 2, 200, 3\) contain NaN"):
+        geometry.profile(estimate, clouds.at[1, 0, 5].set(jnp.nan))
     with pytest.raises(ValueError, match="at_once is 0"):
         geometry.profile(estimate, clouds, at_once=0)

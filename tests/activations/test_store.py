@@ -216,9 +216,9 @@ def start(program, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_a_writer_killed_twenty_times_loses_and_repeats_nothing(tmp_path, rng):
+def test_a_writer_killed_eight_times_loses_and_repeats_nothing(tmp_path, rng):
     acknowledged = 0
-    for kill in range(20):
+    for kill in range(8):
         writer = start(APPEND_FOR_EVER, tmp_path)
         if kill % 5:  # in the middle of appending
             acknowledged = max(acknowledged, int(writer.stdout.readline()))
@@ -233,7 +233,7 @@ def test_a_writer_killed_twenty_times_loses_and_repeats_nothing(tmp_path, rng):
             assert reader.rows >= acknowledged
             assert reader.read("n").tolist() == list(range(reader.rows))
     np.testing.assert_array_equal(reader.read("x")[:, 7], np.arange(reader.rows))
-    assert store.create(tmp_path, META).rows == reader.rows > 10_000
+    assert store.create(tmp_path, META).rows == reader.rows > 2_000
 
 
 def test_processes_write_at_once(tmp_path):

@@ -99,7 +99,8 @@ def test_later_books_code_what_the_earlier_ones_left():
     np.testing.assert_allclose(dictionary.decode(params, codes), x - rest, atol=1e-5)
 
 
-@pytest.mark.parametrize("mesh", ["data=2,model=4", pytest.param("data=8", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data=2,model=4", "data=8"])
 def test_steps_on_a_mesh_are_those_of_one_device(mesh):
     """Rows of the batch over `data`, words over `model`; three books, a word that restarts."""
     plain = moving_average(WIDTH, books=3, decay=0.5, restart_below=0.5)

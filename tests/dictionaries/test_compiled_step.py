@@ -23,7 +23,12 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+QUICK = ("jumprelu", "topk", "batch_topk")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS]
+)
 def test_a_step_sorts_nothing_and_leads_to_a_state_of_its_own_kind(name):
     """A sort is tens of times slower than a top-k; another dtype would compile a second time."""
     learner = dl.learner(VARIANTS[name](), dl.optimizer("adam", 1e-3, clip=1.0))

@@ -87,6 +87,7 @@ def test_every_term_equals_its_definition_in_numpy(shipped, batch):
     )
 
 
+@pytest.mark.slow
 def test_the_local_term_sees_every_real_token_and_no_other(shipped, batch):
     """With all tokens seen once the term is the plain loss; here fillers repeat, so close to it."""
     plain = relu(WIDTH, weight=0.0)

@@ -140,6 +140,7 @@ def test_contrast_and_its_gradient_equal_torch():
     assert_equal_to_stored(dictionary, params, inputs["x"], inputs["x"], inputs["loss"], gradient)
 
 
+@pytest.mark.slow
 def test_contrast_is_the_same_for_codes_of_either_form():
     x = jax.random.normal(jax.random.key(1), (10, 4, 6))
     both = []

@@ -101,6 +101,7 @@ def test_a_planted_sparse_layer_is_recovered():
     assert joint.mean() > chance.mean() + 0.4
 
 
+@pytest.mark.slow
 def test_the_skip_takes_up_what_is_linear():
     data, *_ = planted(skip=1.0)
     explained = {}

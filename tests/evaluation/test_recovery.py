@@ -3,6 +3,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxinterp.activations import synthetic
 from jaxinterp.dictionaries.base import densify
@@ -72,6 +73,7 @@ def test_scores_are_those_of_scikit_learn_and_batches_add_up(rng):
     np.testing.assert_allclose(found.shrinkage, 0.3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_topk_at_the_true_sparsity_recovers_the_features():
     """Half as many dimensions as features, a third more latents; none of the features is rare."""
     features, width, active, steps, batch = 96, 128, 3, 1000, 256

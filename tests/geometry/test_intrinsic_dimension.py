@@ -33,6 +33,7 @@ def test_known_dimension(name):
     assert bool(result.warnings.saturated) == (name == "M10d_Cubic")
 
 
+@pytest.mark.slow
 def test_bias_curve_against_fresh_balls():
     for dimension, number in ((4, 500), (40, 2000)):
         one, two = jax.random.split(jax.random.key(dimension))

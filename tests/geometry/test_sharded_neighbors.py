@@ -25,7 +25,7 @@ def mesh():
 @pytest.mark.parametrize(
     ("points", "k"),
     [
-        (jax.random.normal(KEY, (800, 16)) + 40, 10),
+        pytest.param(jax.random.normal(KEY, (800, 16)) + 40, 10, marks=pytest.mark.slow),
         (jax.random.randint(KEY, (1600, 3), 0, 9).astype(jnp.float32), 12),  # ties and duplicates
         (jax.random.normal(KEY, (64, 5)), 20),  # more neighbours than a device has rows
         (jax.random.normal(KEY, (16384, 4)), 3),  # two-stage selection on every device

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from jaxinterp.dictionaries.base import Dictionary, Params
@@ -66,10 +68,10 @@ def target_l0(
         The learner; it reports `penalty_weight`, and its state holds the controller's.
 
     Raises:
-        ValueError: a concrete target or first weight that is not positive.
+        ValueError: a ramp below 1, or a concrete target or first weight that is not positive.
     """
-    for name, value in (("target", target), ("first_weight", first_weight)):
-        if isinstance(value, float | int) and value <= 0:
+    for name, value in (("target", target), ("first_weight", first_weight), ("ramp", ramp)):
+        if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name} is {value}: it must be positive")
     goal = jnp.log(jnp.asarray(target, jnp.float32))
     start = jnp.log(jnp.asarray(first_weight, jnp.float32))
@@ -78,9 +80,11 @@ def target_l0(
         return learn(make(jnp.exp(state.control.log_weight)), optimizer)
 
     def init(key: Key[Array, ""], sample: Float[Array, "n d"]) -> TrainState:
-        unknown = jnp.asarray(jnp.nan, jnp.float32)
+        # Buffers of their own: the state is donated, and a second run starts from the same weight.
+        unknown = jnp.full(2, jnp.nan, jnp.float32)
+        control = ControlState(jnp.array(start), unknown[0], unknown[1])
         state = learn(make(jnp.exp(start)), optimizer).init(key, sample)
-        return state._replace(control=ControlState(start, unknown, unknown))
+        return state._replace(control=control)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         weight = jnp.exp(state.control.log_weight)

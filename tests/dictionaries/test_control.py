@@ -84,8 +84,25 @@ def test_the_controller_finds_the_weight_of_a_lagging_process():
     assert float(info["l0"].min()) > 10.0  # no overshoot that would kill latents
 
 
-def test_targets_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="target is 0"):
-        target_l0(lambda weight: relu(8, weight=weight), optax.sgd(0.1), 0)
-    with pytest.raises(ValueError, match=r"first_weight is -1\.0"):
-        target_l0(lambda w: relu(8, weight=w), optax.sgd(0.1), 3, first_weight=-1.0)
+def test_a_fit_may_start_from_an_eager_state_and_leaves_the_learner_whole():
+    """The fit donates the state, so no buffer may be in it twice or belong to the learner."""
+    x = jax.random.normal(jax.random.key(1), (16, 4))
+    one = target_l0(lambda weight: relu(8, weight=weight), optax.sgd(0.1), 2.0, first_weight=0.5)
+    (last,) = train.fit(one, one.init(jax.random.key(0), x), x, steps=2, batch=8, seed=0)
+    assert last.info["penalty_weight"][0] == pytest.approx(0.5, rel=1e-6)
+    again = one.init(jax.random.key(0), x).control
+    assert float(again.log_weight) == pytest.approx(math.log(0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": 0}, "target is 0: it must be positive"),
+        ({"target": jnp.float32(-1)}, r"target is -1\.0"),
+        ({"first_weight": -1.0}, r"first_weight is -1\.0"),
+        ({"ramp": 0}, "ramp is 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        target_l0(lambda w: relu(8, weight=w), optax.sgd(0.1), **{"target": 3} | settings)

@@ -67,11 +67,13 @@ def cross_layer_jumprelu(
         as in `cross_layer.start`, and `threshold` or `log_threshold` (layers, width).
 
     Raises:
-        ValueError: activations of another number of layers.
+        ValueError: a concrete first threshold or bandwidth that is not positive, or activations of
+            another number of layers.
 
     Reference:
         See `cross_layer`, there section 2 and the appendix on training.
     """
+    thresholds.check_positive(first_threshold=first_threshold, bandwidth=bandwidth)
     levels = threshold()
 
     def init(key: Key[Array, ""], sample: Any) -> Params:
@@ -85,7 +87,7 @@ def cross_layer_jumprelu(
     def encode(params: Params, x: Float[Array, "... layers d"]) -> Float[Array, "... all"]:
         h = cross_layer.layer_scores(params, cross_layer.stacked_rows(x, layers))
         z, _ = activate(cross_layer.flat(h), levels.read(params).reshape(-1))
-        return z.reshape(*x.shape[:-2], -1)
+        return z.reshape(*x.shape[:-2], layers * width)
 
     def loss(
         params: Params,

@@ -84,9 +84,7 @@ def jumprelu(
         Rajamanoharan et al. (2024), arXiv 2407.14435; with `tanh`, `reach_scores` and $\mu$ = 3e-6:
         Anthropic interpretability team (2025), "Circuits updates - January 2025".
     """
-    for name, value in (("first_threshold", first_threshold), ("bandwidth", bandwidth)):
-        if isinstance(value, float) and value <= 0:
-            raise ValueError(f"{name}={value} must be positive, in units of the scores")
+    thresholds.check_positive(first_threshold=first_threshold, bandwidth=bandwidth)
     encoder, kind, levels = scores(), atoms(), threshold()
 
     def init(key: Key[Array, ""], sample: Float[Array, "n d"]) -> Params:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from jaxinterp.dictionaries.kernels import rectangle
@@ -53,6 +55,17 @@ def logarithmic() -> Threshold:
         lambda params: jnp.exp(params["log_threshold"].astype(jnp.float32)),
         lambda params: params,
     )
+
+
+def check_positive(**levels: float | Array) -> None:
+    """Refuses a first threshold or a bandwidth, given by name, that is concrete and not positive.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, value in levels.items():
+        if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
+            raise ValueError(f"{name}={value} must be positive, in units of the scores")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from jaxinterp.dictionaries import base, kernels, penalties, registry, thresholds
+from jaxinterp.dictionaries import base, kernels, penalties, thresholds
+from jaxinterp.dictionaries.cross_layer_jumprelu import cross_layer_jumprelu
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.relu import relu
 
@@ -184,11 +185,22 @@ def test_dead_latents_alone_are_pulled_to_their_threshold():
     assert bool((bias_gradient(0.0) == 0).all())
 
 
-def test_a_threshold_that_is_not_positive_is_refused():
-    with pytest.raises(ValueError, match=r"first_threshold=-0\.1"):
-        jumprelu(8, first_threshold=-0.1)
-    with pytest.raises(ValueError, match=r"bandwidth=0\.0"):
-        registry.build("jumprelu", {"width": 8, "bandwidth": 0.0})
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"first_threshold": -0.1}, r"first_threshold=-0\.1 must be positive"),
+        (
+            {"first_threshold": jnp.zeros(()), "threshold": thresholds.logarithmic},
+            r"first_threshold=0\.0",
+        ),
+        ({"bandwidth": jnp.zeros(())}, r"bandwidth=0\.0 must be positive"),
+        ({"bandwidth": -1.0}, r"bandwidth=-1\.0"),
+    ],
+)
+def test_a_threshold_or_bandwidth_that_is_not_positive_is_refused(settings, message):
+    for make in (jumprelu, partial(cross_layer_jumprelu, 2)):
+        with pytest.raises(ValueError, match=message):
+            make(8, **settings)
 
 
 def test_direct_thresholds_are_brought_back_to_zero_after_a_step():

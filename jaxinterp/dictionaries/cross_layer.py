@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 from jaxinterp.dictionaries import triangle
 from jaxinterp.dictionaries.base import Codes, LossInfo, Stats
 from jaxinterp.dictionaries.branching import beside, if_needed
+from jaxinterp.dictionaries.scores import check_dimension
 from jaxinterp.dictionaries.shards import ambient_split
 from jaxinterp.dictionaries.sparsify import largest, selected_scores
 
@@ -62,6 +63,7 @@ def start(layers: int, width: int, key: Key[Array, ""], sample: Any) -> Params:
 
 def layer_scores(params: Params, x: Float[Array, "n layers d"]) -> Float[Array, "n layers width"]:
     """The scores of all latents of all layers."""
+    check_dimension(x, params["encoder"])
     return jnp.einsum("nld,lwd->nlw", x, params["encoder"]) + params["encoder_bias"][None]
 
 
@@ -94,6 +96,7 @@ def attempt(
         dead: latents to revive, numbered through all layers; with none, 0 is written.
         k: dead latents per layer and row, fewer where fewer are dead; None for half of d_in.
     """
+    check_dimension(x, params["encoder"])
     layers, width = params["encoder_bias"].shape
     kept = min(k or max(x.shape[-1] // 2, 1), width)
     needed = dead.any()
@@ -134,7 +137,7 @@ def stacked_rows(x: Float[Array, "..."], layers: int) -> Float[Array, "n layers 
 
 def flat(x: Float[Array, "n layers d"]) -> Float[Array, "n all"]:
     """The layers laid end to end."""
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(len(x), x.shape[1] * x.shape[2])
 
 
 def flat_in_place(x: Shaped[Array, "... layers width"]) -> Shaped[Array, "... all"]:

@@ -13,6 +13,7 @@ from jaxinterp.dictionaries.fixed_k import check_k, rectified
 from jaxinterp.dictionaries.info import dead_latents, loss_info
 from jaxinterp.dictionaries.penalties import Weight, weight_at
 from jaxinterp.dictionaries.revival import attempt_error, check_aux_k
+from jaxinterp.dictionaries.scores import check_dimension
 from jaxinterp.dictionaries.sparsify import top_k_scores
 
 Params = dict[str, Array]
@@ -61,6 +62,7 @@ def cross_layer_topk(
     check_aux_k(aux_k, width)
 
     def select(params: Params, x: Float[Array, "n layers d"]) -> Codes:
+        check_dimension(x, params["encoder"])
         parts = (x.swapaxes(0, 1), params["encoder"], params["encoder_bias"])
         codes = rectified(jax.lax.map(lambda part: top_k_scores(*part, k), parts))
         # Without this, JAX 0.10 gives the indices a cotangent of a wrong shape on the way back.

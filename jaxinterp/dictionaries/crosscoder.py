@@ -130,7 +130,7 @@ def batch_topk_crosscoder(width: int, k: int | float, **options: Any) -> Diction
 
 def joined(x: Float[Array, "... sites d"]) -> Float[Array, "... all"]:
     """The sites laid end to end: to encoder and decoder they are one long vector."""
-    return x.reshape(*x.shape[:-2], -1)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def _decode(params: Params, codes: Codes | Array) -> Float[Array, "... sites d"]:

@@ -50,13 +50,13 @@ def matching_codes(
         The codes in the order of choice; zero from where a row was done.
 
     Raises:
-        ValueError: more steps than dimensions or atoms, or (where they are concrete) atoms that are
-            not of length one.
+        ValueError: rows of another dimension than the atoms, more steps than dimensions or atoms,
+            or (where they are concrete) atoms that are not of length one.
 
     Reference:
         Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", section II.
     """
-    check(atoms, steps)
+    check(x, atoms, steps)
     tolerance = jnp.asarray(tolerance, jnp.float32)
     return _compiled(x, atoms, tolerance, steps, signed, stop_at_repeat)
 

@@ -25,6 +25,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.dictionaries.base import Codes
+from jaxinterp.dictionaries.scores import check_dimension
 from jaxinterp.dictionaries.shards import spread_rows
 from jaxinterp.row_blocks import map_row_blocks
 
@@ -146,8 +147,9 @@ def chosen(rows: Array, indices: Array) -> Array:
     return picked.astype(jnp.promote_types(rows.dtype, jnp.float32))
 
 
-def check(atoms: Array, steps: int) -> None:
+def check(x: Array, atoms: Array, steps: int) -> None:
     """Refuses what no pursuit can work with."""
+    check_dimension(x, atoms)
     width, d = atoms.shape
     if not 1 <= steps <= min(width, d):
         raise ValueError(
@@ -161,12 +163,14 @@ def check(atoms: Array, steps: int) -> None:
 
 def check_lengths(norms: np.ndarray) -> None:
     """Refuses atoms that are neither of length one nor zero: a step would be no projection."""
-    wrong = (norms > 0) & (np.abs(norms - 1) > 1e-2)
+    wrong = ~((norms == 0) | (np.abs(norms - 1) <= 1e-2))  # NaN is wrong too
     if wrong.any():
         first = int(wrong.argmax())
+        finite = np.isfinite(norms).all()
         raise ValueError(
             f"{int(wrong.sum())} of {len(norms)} atoms are not of length one, the first is "
-            f"{first} of length {norms[first]:.4g}: scale them with base.unit_rows"
+            f"{first} of length {norms[first]:.4g}: "
+            f"{'scale them with base.unit_rows' if finite else 'did their training diverge?'}"
         )
 
 

@@ -69,7 +69,7 @@ def orthogonal_codes(
         implementation of the K-SVD algorithm using batch orthogonal matching pursuit" (Cholesky
         and Gram matrix).
     """
-    check(atoms, steps)
+    check(x, atoms, steps)
     return _compiled(x, atoms, jnp.asarray(tolerance, jnp.float32), steps, _orthogonal, True)
 
 
@@ -101,7 +101,7 @@ def nonnegative_codes(
         Bruckstein, Elad & Zibulevsky (2008), "On the uniqueness of nonnegative sparse solutions to
         underdetermined systems of equations", section V.
     """
-    check(atoms, steps)
+    check(x, atoms, steps)
     return _compiled(x, atoms, jnp.asarray(tolerance, jnp.float32), steps, _nonnegative, False)
 
 
@@ -135,7 +135,7 @@ def gradient_codes(
     Reference:
         Blumensath & Davies (2008), "Gradient pursuits", section III.
     """
-    check(atoms, steps)
+    check(x, atoms, steps)
     return _descended(x, atoms, jnp.asarray(tolerance, jnp.float32), steps, signed)
 
 

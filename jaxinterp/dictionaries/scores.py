@@ -32,7 +32,7 @@ def linear() -> Scores:
     r"""Scores $(x - b_d) W_e^\top + b_e$; the encoder starts as a copy of the decoder."""
 
     def affine(params: Params, x: Array) -> tuple[Array, Array, Array]:
-        _check_dimension(x, params["encoder"])
+        check_dimension(x, params["encoder"])
         return _centred(params, x), params["encoder"], params["encoder_bias"]
 
     return Scores(_transposed, affine)
@@ -45,7 +45,7 @@ def uncentred() -> Scores:
     """
 
     def affine(params: Params, x: Array) -> tuple[Array, Array, Array]:
-        _check_dimension(x, params["encoder"])
+        check_dimension(x, params["encoder"])
         return x, params["encoder"], params["encoder_bias"]
 
     return Scores(_transposed, affine)
@@ -59,7 +59,7 @@ def tied() -> Scores:
         return {"encoder_bias": jnp.zeros(params["decoder"].shape[0])}
 
     def affine(params: Params, x: Array) -> tuple[Array, Array, Array]:
-        _check_dimension(x, params["decoder"])
+        check_dimension(x, params["decoder"])
         return _centred(params, x), params["decoder"], params["encoder_bias"]
 
     return Scores(init, affine)
@@ -73,7 +73,7 @@ def matched() -> Scores:
         return {}
 
     def affine(params: Params, x: Array) -> tuple[Array, Array, Array]:
-        _check_dimension(x, params["decoder"])
+        check_dimension(x, params["decoder"])
         atoms = params["decoder"]
         return _centred(params, x), atoms, jnp.zeros(atoms.shape[0], atoms.dtype)
 
@@ -113,7 +113,7 @@ def mlp(hidden: int) -> Scores:
         }
 
     def affine(params: Params, x: Array) -> tuple[Array, Array, Array]:
-        _check_dimension(x, params["hidden"])
+        check_dimension(x, params["hidden"])
         rows = _centred(params, x) @ params["hidden"].T + params["hidden_bias"][None]
         return jax.nn.gelu(rows, approximate=False), params["encoder"], params["encoder_bias"]
 
@@ -173,7 +173,12 @@ def _centred(params: Params, x: Array) -> Array:
     return x - params["decoder_bias"][None]
 
 
-def _check_dimension(x: Array, matrix: Array) -> None:
+def check_dimension(x: Array, matrix: Array) -> None:
+    """Refuses rows of another dimension than the dictionary's, for the affine map of any encoder.
+
+    Raises:
+        ValueError: their last axes differ.
+    """
     if x.shape[-1] != matrix.shape[-1]:
         raise ValueError(
             f"activations of dimension {x.shape[-1]} for a dictionary of dimension "

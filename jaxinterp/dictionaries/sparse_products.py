@@ -135,10 +135,11 @@ def _no_tangent(indices: Array) -> np.ndarray:
     return np.zeros(indices.shape, jax.dtypes.float0)
 
 
+# Each cotangent in the type of what it belongs to: activations may be bfloat16 and atoms float32.
 gather_dot.defvjp(
     lambda x, atoms, indices: (gather_dot(x, atoms, indices), (x, atoms, indices)),
     lambda kept, g: (
-        gather_sum(g, kept[1], kept[2]),
+        gather_sum(g, kept[1], kept[2]).astype(kept[0].dtype),
         scatter_outer(g, kept[0], kept[2], kept[1]),
         _no_tangent(kept[2]),
     ),
@@ -146,7 +147,7 @@ gather_dot.defvjp(
 gather_sum.defvjp(
     lambda values, atoms, indices: (gather_sum(values, atoms, indices), (values, atoms, indices)),
     lambda kept, g: (
-        gather_dot(g, kept[1], kept[2]),
+        gather_dot(g, kept[1], kept[2]).astype(kept[0].dtype),
         scatter_outer(kept[0], g, kept[2], kept[1]),
         _no_tangent(kept[2]),
     ),
@@ -157,8 +158,8 @@ scatter_outer.defvjp(
         (values, x, indices),
     ),
     lambda kept, g: (
-        gather_dot(kept[1], g, kept[2]),
-        gather_sum(kept[0], g, kept[2]),
+        gather_dot(kept[1], g, kept[2]).astype(kept[0].dtype),
+        gather_sum(kept[0], g, kept[2]).astype(kept[1].dtype),
         _no_tangent(kept[2]),
         jnp.zeros_like(g),
     ),

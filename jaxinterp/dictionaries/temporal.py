@@ -15,6 +15,7 @@ from jaxinterp.dictionaries.base import Codes, Dictionary, LossInfo, Stats, With
 from jaxinterp.dictionaries.decode import linear_decode
 from jaxinterp.dictionaries.errors import squared_error, unexplained
 from jaxinterp.dictionaries.info import loss_info
+from jaxinterp.dictionaries.scores import check_dimension
 from jaxinterp.dictionaries.sparsify import top_k_scores
 
 Params = dict[str, Array]
@@ -89,7 +90,7 @@ def temporal(
         by_head = (narrow // heads) ** -0.5
         return {
             "decoder": jax.random.normal(first, (width, d)),
-            "decoder_bias": sample.reshape(-1, d).mean(0),
+            "decoder_bias": sample.reshape(-1, d).mean(0, dtype=jnp.float32),
             "key": rows(others[0], narrow, by_head),
             "key_bias": zeros(narrow),
             "query": rows(others[1], narrow, by_head),
@@ -144,6 +145,7 @@ def predict(
         (predicted code, what it writes, what it leaves of x after the bias).
     """
     atoms, d = params["decoder"], x.shape[-1]
+    check_dimension(x, atoms)
     sequences = x.reshape(-1, *x.shape[-2:]) - params["decoder_bias"][None, None]
 
     def layer(state: tuple[Array, Array], weights: Params) -> tuple[tuple[Array, Array], None]:
@@ -156,12 +158,12 @@ def predict(
         scale = (written * rest).sum(-1, keepdims=True) / jnp.square(length + 1e-6)
         return (rest - scale * written, predicted + scale * guess), None
 
-    start = (sequences, jnp.zeros((*sequences.shape[:-1], len(atoms)), x.dtype))
+    start = (sequences, jnp.zeros((*sequences.shape[:-1], len(atoms)), sequences.dtype))
     weights = {name: params[name] for name in _ATTENTION}
     (rest, predicted), _ = jax.lax.scan(layer, start, weights)
     part = sequences - rest
     shape = x.shape[:-1]
-    return predicted.reshape(*shape, -1), part.reshape(*shape, d), rest.reshape(*shape, d)
+    return predicted.reshape(*shape, len(atoms)), part.reshape(*shape, d), rest.reshape(*shape, d)
 
 
 def _attention(weights: Params, code: Float[Array, "b seq width"], heads: int) -> Array:
@@ -170,7 +172,7 @@ def _attention(weights: Params, code: Float[Array, "b seq width"], heads: int) -
 
     def by_head(name: str, source: Array) -> Array:
         y = source @ weights[name].T + weights[f"{name}_bias"][None, None]
-        return y.reshape(*y.shape[:-1], heads, -1)
+        return y.reshape(*y.shape[:-1], heads, y.shape[-1] // heads)
 
     question, answers = by_head("query", code), by_head("key", before)
     scores = jnp.einsum("bqhd,bkhd->bhqk", question, answers) / question.shape[-1] ** 0.5

@@ -264,6 +264,11 @@ def test_bad_input_is_refused(name):
         dictionary.init(jax.random.key(0), stored["x"])
     with pytest.raises(ValueError, match=r"shape \(16, 2, 5\) for layers=3"):
         dictionary.encode(params, stored["x"][:, :2])
+    wrong, stats = stored["x"][:, :, 1:], base.new_stats(dictionary.width)
+    with pytest.raises(ValueError, match="dimension 4 for a dictionary of dimension 5"):
+        dictionary.encode(params, wrong)
+    with pytest.raises(ValueError, match="dimension 4 for a dictionary of dimension 5"):
+        dictionary.loss(params, stats, wrong, stored["y"], jax.random.key(0))
     with pytest.raises(ValueError, match="k=13"):
         cross_layer_topk(3, 12, 13)
     for kind in ("cross_layer_topk", "cross_layer_batch_topk"):

@@ -1,14 +1,22 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxinterp.dictionaries.cross_layer_jumprelu import cross_layer_jumprelu
+from jaxinterp.dictionaries.cross_layer_topk import cross_layer_topk
+from jaxinterp.dictionaries.crosscoder import batch_topk_crosscoder
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.learner import learner
 from jaxinterp.dictionaries.optimizers import optimizer
 from jaxinterp.dictionaries.precision import in_bfloat16
 from jaxinterp.dictionaries.relu import relu
+from jaxinterp.dictionaries.scores import uncentred
+from jaxinterp.dictionaries.temporal import temporal
 from jaxinterp.dictionaries.topk import topk
+from jaxinterp.dictionaries.transcoder import skip_transcoder
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +55,42 @@ def test_the_matrix_products_are_in_bfloat16(x):
     assert products
     assert all("bf16[512,64]" in line for line in products)
     assert dictionary.decode(params, dictionary.encode(params, x)).dtype == jnp.float32
+
+
+FORMS = {
+    "topk": (partial(topk, 16, 2, scores=uncentred), (32, 8)),
+    "skip_transcoder": (partial(skip_transcoder, topk, width=16, k=2), ((32, 8), (32, 8))),
+    "batch_topk_crosscoder": (partial(batch_topk_crosscoder, 16, 2), (32, 3, 8)),
+    "cross_layer_topk": (partial(cross_layer_topk, 3, 16, 2), ((32, 3, 8), (32, 3, 8))),
+    "temporal": (partial(temporal, 16, 2, heads=2, bottleneck=4), (4, 5, 8)),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_on_bfloat16_activations_everything_that_learns_is_in_float32(name):
+    make, shapes = FORMS[name]
+    one, is_shape = learner(make(), optimizer("adam", 1e-3)), lambda s: isinstance(s[0], int)
+    batch = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.bfloat16), shapes, is_leaf=is_shape)
+    state = jax.eval_shape(one.init, jax.random.key(0), batch)
+    after, info = jax.eval_shape(one.step, state, batch)
+    assert {leaf.dtype for leaf in after.params.values()} == {jnp.dtype(jnp.float32)}
+    types, types_before = ([leaf.dtype for leaf in jax.tree.leaves(s)] for s in (after, state))
+    assert types == types_before
+    assert info["loss"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["batch_topk_crosscoder", "cross_layer_jumprelu", "temporal"])
+def test_no_rows_have_no_codes(name):
+    forms = FORMS | {"cross_layer_jumprelu": (partial(cross_layer_jumprelu, 3, 16), (2, 3, 8))}
+    make, shape = forms[name]
+    dictionary, x = make(), jnp.ones(shape)
+    sample = (x, x) if name.startswith("cross_layer") else x
+
+    def write(x):
+        params = dictionary.init(jax.random.key(0), sample)
+        return dictionary.decode(params, dictionary.encode(params, x))
+
+    assert jax.eval_shape(write, x[:0]).shape == (0, *shape[1:])
 
 
 def test_a_threshold_moves_by_steps_below_the_resolution_of_bfloat16(x):

@@ -11,6 +11,7 @@ from jaxinterp import dictionaries, parallel
 from jaxinterp.collectives import collectives
 from jaxinterp.dictionaries import base
 from jaxinterp.dictionaries.base import Codes, densify
+from jaxinterp.dictionaries.pursuit import check
 from jaxinterp.dictionaries.sharding import sharded
 from tests.dictionaries.pursuits import CODERS, WIDTH, D, dense, residual_of, world
 
@@ -103,6 +104,10 @@ def test_impossible_pursuits_are_refused(name):
         CODERS[name](x, atoms, 0)
     with pytest.raises(ValueError, match="1 of 64 atoms .* first is 7 of length 2"):
         CODERS[name](x, atoms.at[7].mul(2.0), 4)
+    with pytest.raises(ValueError, match="first is 7 of length nan: did their training diverge"):
+        CODERS[name](x, atoms.at[7].set(jnp.nan), 4)
+    with pytest.raises(ValueError, match="dimension 23 for a dictionary of dimension 24"):
+        check(x[:, 1:], atoms, 4)  # what every coder calls; here the annotations come first
 
 
 ROWS, LONG = 8192, 2048  # rows, and atoms; together 67 MB

@@ -82,6 +82,23 @@ def test_sums_are_formed_in_float32_under_bfloat16():
     np.testing.assert_array_equal(total.astype(jnp.float32), [[8.0], [0.0]])
 
 
+def test_gradients_have_the_types_of_what_they_belong_to(parts):
+    """Products of bfloat16 and float32 are float32, and so are the cotangents that come back."""
+    values, x, atoms, indices = parts
+    for f, arguments in (
+        (lambda x, a: gather_dot(x, a, indices), (x, atoms)),
+        (lambda v, a: gather_sum(v, a, indices), (values, atoms)),
+        (lambda v, x: scatter_outer(v, x, indices, atoms), (values, x)),
+    ):
+        half = arguments[0].astype(jnp.bfloat16)
+        mixed, exact = (
+            jax.vjp(f, first, arguments[1])[1](f(*arguments)) for first in (half, arguments[0])
+        )
+        assert [g.dtype for g in mixed] == [jnp.bfloat16, jnp.float32]
+        for ours, expected in zip(mixed, exact, strict=True):
+            np.testing.assert_allclose(ours.astype(jnp.float32), expected, atol=0.2, rtol=0.02)
+
+
 def test_nothing_of_batch_by_k_by_d_is_made_on_a_cpu():
     n, k, d = 4096, 16, 64
 

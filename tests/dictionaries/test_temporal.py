@@ -129,9 +129,13 @@ def test_impossible_temporal_options_are_refused(change, message):
         temporal(**(OPTIONS | change))
 
 
-def test_a_sample_without_sequences_is_refused():
+def test_what_is_not_of_its_sequences_is_refused():
+    dictionary = temporal(**OPTIONS)
     with pytest.raises(ValueError, match=r"sample of shape \(9, 6\)"):
-        temporal(**OPTIONS).init(jax.random.key(0), jnp.ones((9, 6)))
+        dictionary.init(jax.random.key(0), jnp.ones((9, 6)))
+    params = dictionary.init(jax.random.key(0), jnp.ones((3, 9, 6)))
+    with pytest.raises(ValueError, match="dimension 5 for a dictionary of dimension 6"):
+        dictionary.encode(params, jnp.ones((3, 9, 5)))
 
 
 def test_contrast_and_its_gradient_equal_torch():

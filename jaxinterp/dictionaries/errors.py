@@ -24,7 +24,12 @@ def unexplained(x_hat: Float[Array, "n ..."], target: Float[Array, "n ..."]) -> 
     r"""Share of the variance around the batch's mean that is missed, no unit.
 
     $\sum_{n,d} (x - \hat x)^2 / \sum_{n,d} (x_{nd} - \bar x_d)^2$.
+
+    Raises:
+        ValueError: a single row, which has no variance.
     """
+    if len(target) == 1:
+        raise ValueError("a batch of 1 row has no variance to explain: give at least 2 rows")
     target = target.astype(jnp.promote_types(target.dtype, jnp.float32))
     variance = jnp.square(target - target.mean(0, keepdims=True)).sum(dtype=jnp.float32)
     error = jnp.square(target - x_hat).sum(dtype=jnp.float32)

@@ -77,11 +77,18 @@ def fit(
         Progress after every `chunk` steps and at the end.
 
     Raises:
-        ValueError: fewer rows than a batch.
+        ValueError: fewer rows than a batch, arrays of different numbers of rows, or a batch or a
+            chunk below 1.
         Stopped: a loss or gradient that is not finite (the rows that hold NaN or infinity are
             named), or no active latent for 200 steps.
     """
-    n = len(jax.tree.leaves(data)[0])
+    _check_positive(batch=batch, chunk=chunk)
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    lengths = {jax.tree_util.keystr(path): len(leaf) for path, leaf in leaves}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{number} rows in data{path}" for path, number in lengths.items())
+        raise ValueError(f"{told}: rows that belong together have the same number in all arrays")
+    n = next(iter(lengths.values()))
     if n < batch:
         raise ValueError(f"{n} rows for a batch of {batch}: harvest more tokens or lower the batch")
     step = guarded(learner)
@@ -132,8 +139,10 @@ def fit_feed(
         Progress after every `chunk` steps and at the end, with the position of the feed.
 
     Raises:
+        ValueError: a chunk below 1.
         Stopped: as in `fit`; the batch of the feed and the rows in it are named.
     """
+    _check_positive(chunk=chunk)
     step = jax.jit(guarded(learner), donate_argnums=0)
     position = feed.init() if position is None else position
     done, silent = steps_taken(state), 0
@@ -184,6 +193,12 @@ def guarded(learner: Learner) -> Callable[..., tuple[tuple[Any, Array], dict[str
         return (jax.tree.map(functools.partial(jnp.where, good), new, state), good), info
 
     return step
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}: it must be at least 1")
 
 
 def _check(

@@ -182,8 +182,30 @@ def test_rows_of_another_dimension_are_refused(run):
         next(train.fit(learner, start(), jnp.ones((500, 9)), steps=5, batch=64, seed=0))
 
 
-def test_fewer_rows_than_a_batch_are_refused(run):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": jnp.ones((10, 8))}, "10 rows for a batch of 64"),
+        (
+            {"data": (jnp.ones((80, 8)), jnp.ones((70, 8)))},
+            r"80 rows in data\[0\], 70 rows in data\[1\]: rows that belong together",
+        ),
+        ({"batch": 0}, "batch is 0: it must be at least 1"),
+        ({"chunk": 0}, "chunk is 0: it must be at least 1"),
+        ({"batch": 1}, "a batch of 1 row has no variance to explain"),
+    ],
+)
+def test_data_that_make_no_batches_are_refused(run, settings, message):
     start, _ = run
     learner = dictionaries.learner(topk(32, 4), optax.adam(1e-3))
-    with pytest.raises(ValueError, match="10 rows for a batch of 64"):
-        next(train.fit(learner, start(), jnp.ones((10, 8)), steps=5, batch=64, seed=0))
+    settings = {"data": jnp.ones((100, 8)), "batch": 64, "steps": 5, "seed": 0} | settings
+    with pytest.raises(ValueError, match=message):
+        next(train.fit(learner, start(), **settings))
+
+
+def test_a_feed_without_steps_between_reports_is_refused(run):
+    start, _ = run
+    feed = from_array(jnp.ones((100, 8)), batch=64, seed=0)
+    learner = dictionaries.learner(topk(32, 4), optax.adam(1e-3))
+    with pytest.raises(ValueError, match="chunk is 0"):
+        next(train.fit_feed(learner, start(), feed, steps=5, chunk=0))

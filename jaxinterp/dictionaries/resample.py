@@ -47,7 +47,7 @@ def resampled(
         The learner; it reports `resampled`, the number of latents that started again.
 
     Raises:
-        ValueError: `every` below 1.
+        ValueError: `every` below 1, or from `init` a dictionary of other parameters.
 
     Reference:
         Bricken et al. (2023), "Towards monosemanticity", appendix "Neuron resampling".
@@ -55,6 +55,11 @@ def resampled(
     if every < 1:
         raise ValueError(f"every is {every}: resampling needs at least one step in between")
     inner = learner(dictionary, optimizer)
+
+    def init(key: Key[Array, ""], sample: Any) -> TrainState:
+        state = inner.init(key, sample)
+        _check_parameters(state.params, dictionary.width)
+        return state
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         x, target = batch if isinstance(batch, tuple) else (batch, batch)
@@ -70,7 +75,7 @@ def resampled(
             place = jnp.cumsum(dead) - 1
             taken = dead & (place < x.shape[0])
             rows = x[chosen[jnp.clip(place, 0, x.shape[0] - 1)]]
-            return _restart(optimizer, state, rows, taken, scale), taken.sum()
+            return _restart(optimizer, state, rows, dead, taken, scale), taken.sum()
 
         def as_is(state: TrainState) -> tuple[TrainState, Array]:
             return state, jnp.zeros((), dead.sum().dtype)
@@ -78,7 +83,21 @@ def resampled(
         state, count = jax.lax.cond(due, again, as_is, state)
         return state, info | {"resampled": count.astype(jnp.float32)}
 
-    return Learner(inner.init, step, inner.params)
+    return Learner(init, step, inner.params)
+
+
+def _check_parameters(params: Params, width: int) -> None:
+    """Refuses a dictionary whose encoder rows are not directions in the space of its atoms."""
+    d = params["decoder"].shape[-1]
+    shapes = {"encoder": (width, d), "encoder_bias": (width,)}
+    shapes |= {"decoder": (width, d), "decoder_bias": (d,)}
+    for name, shape in shapes.items():
+        found = params[name].shape if name in params else "not there"
+        if found != shape:
+            raise ValueError(
+                f"parameter {name} is {found} and would have to be {shape}: only a dictionary with "
+                "a linear encoder of what it writes can be resampled"
+            )
 
 
 def _rows_by_loss(key: Key[Array, ""], losses: Float[Array, " b"]) -> Array:
@@ -91,13 +110,17 @@ def _restart(
     optimizer: optax.GradientTransformation,
     state: TrainState,
     rows: Float[Array, "width d"],
+    dead: Bool[Array, " width"],
     taken: Bool[Array, " width"],
     scale: float | Array,
 ) -> TrainState:
     old = state.params
     directions = unit_rows(rows - old["decoder_bias"][None])
     norms = jnp.linalg.norm(old["encoder"], axis=1)
-    live = jnp.where(taken, 0.0, norms).sum() / jnp.maximum((~taken).sum(), 1)
+    # Where all are dead they are all that there is, and with encoders of zero one is as good.
+    counted = ~dead | dead.all()
+    live = jnp.where(counted, norms, 0.0).sum() / counted.sum()
+    live = jnp.where(live > 0, live, 1.0)
     fresh: Params = {
         "decoder": directions,
         "encoder": scale * live * directions,

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,8 +7,11 @@ import optax
 import pytest
 
 from jaxinterp.dictionaries import resample
+from jaxinterp.dictionaries.base import unit_rows
 from jaxinterp.dictionaries.optimizers import optimizer
 from jaxinterp.dictionaries.relu import relu
+from jaxinterp.dictionaries.scores import mlp, tied
+from jaxinterp.dictionaries.topk import topk
 
 
 @pytest.fixture
@@ -89,6 +94,36 @@ def test_more_dead_latents_than_rows_wait_for_the_next_time(x):
     state, info = jax.jit(one.step)(state, x[:4])
     assert float(info["resampled"]) == 4
     assert int((state.stats.silent > 1000).sum()) == 6
+
+
+@pytest.mark.parametrize(
+    ("all_dead", "norm"), [(False, 0.2 * 3.0), (True, 0.2 * (4 * 3.0 + 12 * 1e-3) / 16)]
+)
+def test_the_norm_of_new_rows_is_that_of_live_latents_and_else_of_all(all_dead, norm, x):
+    """Twelve of sixteen latents are dead, or all; only two rows are there for them."""
+    one = resample.resampled(relu(16), optax.sgd(0.0), every=1, until=9, dead_after=1000)
+    small = jnp.arange(16) >= 4
+    state = with_dead(one, x, jnp.flatnonzero(small | all_dead))
+    lengths = jnp.where(small, 1e-3, 3.0)[:, None]
+    encoder = lengths * unit_rows(state.params["decoder"])
+    state = state._replace(params=state.params | {"encoder": encoder})
+    state, info = jax.jit(one.step)(state, x[:2])
+    assert float(info["resampled"]) == 2
+    fresh = jnp.linalg.norm(state.params["encoder"], axis=1)[state.stats.silent == 0]
+    np.testing.assert_allclose(jnp.sort(fresh)[:2], norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dictionary", "message"),
+    [
+        (topk(16, 2, scores=tied), r"encoder is not there and would have to be \(16, 8\)"),
+        (topk(16, 2, scores=partial(mlp, 6)), r"encoder is \(16, 6\) and would have"),
+    ],
+)
+def test_dictionaries_whose_encoders_are_no_directions_are_refused(dictionary, message, x):
+    one = resample.resampled(dictionary, optax.sgd(0.1), every=1, until=10)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(one.init, jax.random.key(0), x)
 
 
 def test_resampling_at_no_step_is_refused():

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxinterp.dictionaries.base import Codes, Dictionary, LossInfo, Params, Stats
 
-# A step of Adam on a threshold is below the resolution of bfloat16.
-_KEPT = ("threshold", "log_threshold")
+# A step of Adam on a threshold, or of a running mean, is below the resolution of bfloat16.
+_KEPT = ("threshold", "log_threshold", "density", "penalty_scale", "penalty_history")
 
 
 def in_bfloat16(dictionary: Dictionary) -> Dictionary:
@@ -17,8 +17,8 @@ def in_bfloat16(dictionary: Dictionary) -> Dictionary:
 
     The parameters stay in float32: they are cast at the beginning of `encode`, `decode` and `loss`,
     and the gradient comes back through the cast in float32. So do optimiser, projections and
-    averages. Thresholds are not cast, and the target is not, so that error and loss are formed in
-    float32.
+    averages. Thresholds and what a loss remembers are not cast, and the target is not, so that
+    error and loss are formed in float32.
 
     Args:
         dictionary: any variant.
@@ -45,7 +45,7 @@ def in_bfloat16(dictionary: Dictionary) -> Dictionary:
 
 
 def _halved(params: Params) -> Params:
-    """Floating-point parameters in bfloat16, thresholds as they are."""
+    """Floating-point parameters in bfloat16, those of `_KEPT` as they are."""
 
     def cast(path: tuple, leaf: Array) -> Array:
         kept = any(getattr(part, "key", None) in _KEPT for part in path)

@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxinterp.dictionaries import base
 from jaxinterp.dictionaries.cross_layer_jumprelu import cross_layer_jumprelu
 from jaxinterp.dictionaries.cross_layer_topk import cross_layer_topk
 from jaxinterp.dictionaries.crosscoder import batch_topk_crosscoder
+from jaxinterp.dictionaries.feature_choice import feature_choice
 from jaxinterp.dictionaries.jumprelu import jumprelu
 from jaxinterp.dictionaries.learner import learner
 from jaxinterp.dictionaries.optimizers import optimizer
+from jaxinterp.dictionaries.p_anneal import p_anneal
 from jaxinterp.dictionaries.precision import in_bfloat16
 from jaxinterp.dictionaries.relu import relu
 from jaxinterp.dictionaries.scores import uncentred
@@ -55,6 +58,35 @@ def test_the_matrix_products_are_in_bfloat16(x):
     assert products
     assert all("bf16[512,64]" in line for line in products)
     assert dictionary.decode(params, dictionary.encode(params, x)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "kept"),
+    [
+        (partial(feature_choice, 64, 4), {"threshold", "density"}),
+        (partial(p_anneal, 64), {"penalty_scale", "penalty_history"}),
+    ],
+)
+def test_what_a_loss_remembers_is_not_rounded(make, kept, x):
+    """A step of a running mean of decay 0.99 or more would be lost, and errors add up."""
+
+    def seen():
+        """The parameters that the loss in bfloat16 is given."""
+        given = {}
+        plain = make()
+
+        def loss(params, *rest):
+            given.update(params)
+            return plain.loss(params, *rest)
+
+        params = plain.init(jax.random.key(0), x)
+        half = in_bfloat16(plain._replace(loss=loss))
+        half.loss(params, base.new_stats(64), x, x, jax.random.key(0))
+        return given
+
+    types = jax.tree.map(lambda leaf: leaf.dtype, jax.eval_shape(seen))
+    assert {name for name, kind in types.items() if kind == jnp.float32} == kept
+    assert types["decoder"] == jnp.bfloat16
 
 
 FORMS = {

@@ -123,16 +123,23 @@ def geometric_median(
     Returns:
         The median, in the units of `x`.
 
+    Raises:
+        ValueError: no points.
+
     Reference:
         Weiszfeld (1937); Vardi & Zhang (2000), section 1.
     """
+    if len(x) == 0:
+        raise ValueError(f"a sample of shape {x.shape} has no median: give at least one row")
 
     def move(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         point, _, count = state
         distance = jnp.linalg.norm(x - point[None], axis=1)
-        weights = 1 / jnp.maximum(distance, 1e-6 * distance.mean() + jnp.finfo(x.dtype).tiny)
+        # In units of the mean distance, so that the weights of equal points stay finite.
+        scale = jnp.where(distance.mean() > 0, distance.mean(), 1.0)
+        weights = 1 / jnp.maximum(distance / scale, 1e-6)
         new = (weights[:, None] * x).sum(0) / weights.sum()
-        return new, jnp.linalg.norm(new - point) * weights.mean(), count + 1
+        return new, jnp.linalg.norm(new - point) / scale * weights.mean(), count + 1
 
     def unfinished(state: tuple[Array, Array, Array]) -> Array:
         _, moved, count = state

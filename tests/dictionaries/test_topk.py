@@ -222,3 +222,11 @@ def test_geometric_median_is_the_minimiser_and_resists_outliers(rng):
     ours = jax.jit(base.geometric_median)(jnp.asarray(x))
     np.testing.assert_allclose(ours, oracle, atol=2e-3)
     assert np.abs(ours).max() < 1 < np.abs(x.mean(0)).min()
+
+
+def test_the_median_of_equal_points_is_that_point_and_none_have_no_median():
+    point = jnp.array([3.0, -0.1, 1e-20])
+    ours = jax.jit(base.geometric_median)(jnp.tile(point[None], (10, 1)))
+    np.testing.assert_allclose(ours, point, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"a sample of shape \(0, 3\) has no median"):
+        base.geometric_median(jnp.ones((0, 3)))

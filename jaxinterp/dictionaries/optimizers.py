@@ -52,8 +52,8 @@ def learning_rate(
         peak: highest rate; may be traced.
         steps: steps of the run, at whose end the rate is zero unless `decay` is "constant".
         warmup: steps of the rise.
-        decay: "cosine" over all steps after the rise, "linear" over the last fifth of the run, or
-            "constant".
+        decay: "cosine" over all steps after the rise, "linear" over the last fifth of the run or
+            what the rise leaves of it, or "constant".
 
     Returns:
         Step -> rate.
@@ -68,7 +68,7 @@ def learning_rate(
     if decay == "cosine":
         after = optax.schedules.cosine_decay_schedule(1.0, steps - warmup)
     elif decay == "linear":
-        length = max(steps // 5, 1)
+        length = min(max(steps // 5, 1), steps - warmup)
         after = optax.schedules.linear_schedule(1.0, 0.0, length, steps - warmup - length)
     else:
         after = optax.schedules.constant_schedule(1.0)

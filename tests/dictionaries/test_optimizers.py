@@ -80,6 +80,8 @@ def test_rates_rise_and_fall_where_they_are_said_to():
     assert [round(float(cosine(t)), 3) for t in (0, 5, 10, 55, 100)] == [0, 1, 2, 1, 0]
     linear = learning_rate(2.0, steps=100, warmup=10, decay="linear")
     assert [round(float(linear(t)), 3) for t in (5, 10, 79, 80, 90, 100)] == [1, 2, 2, 2, 1, 0]
+    late = learning_rate(2.0, steps=100, warmup=90, decay="linear")
+    assert [round(float(late(t)), 3) for t in (45, 90, 95, 100)] == [1, 2, 1, 0]
     constant = learning_rate(2.0, steps=100, decay="constant")
     assert [float(constant(t)) for t in (0, 99)] == [2, 2]
 

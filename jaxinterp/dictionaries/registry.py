@@ -91,7 +91,8 @@ VARIANTS: dict[str, Callable[..., Dictionary]] = {
 PARTS: dict[str, Callable[..., Any]] = VARIANTS | {
     part.__name__: part
     for part in (
-        *(scores.linear, scores.uncentred, scores.tied, scores.mlp, scores.firing_at),
+        *(scores.linear, scores.uncentred, scores.tied, scores.matched, scores.mlp),
+        scores.firing_at,
         *(atoms.free, atoms.unit, atoms.zero_centre, atoms.mean_centre, base.geometric_median),
         *(errors.squared_error, errors.unexplained, errors.relative_error, errors.whole),
         *(penalties.l1, penalties.plain_l1, penalties.l1_sqrt, penalties.tanh, penalties.hoyer),

@@ -197,6 +197,33 @@ def test_options_that_a_file_cannot_hold_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("variant", "width", "without", "message"),
+    [
+        ("topkk", 24, (), "unknown variant 'topkk'"),
+        ("topk", 32, (), r"decoder has shape \(24, 6\) as decoder; topk of these options has"),
+        ("topk", 24, ("encoder",), "holds tensors .*; topk has .*encoder"),
+        ("topk", 24, ("decoder",), "a decoder .* is needed"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(
+    saved, tmp_path, variant, width, without, message
+):
+    params = {name: value for name, value in saved[1].items() if name not in without}
+    with pytest.raises(ValueError, match=message):
+        formats.save(tmp_path / "new", variant, {"width": width, "k": 3}, params)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dictionary_with_matched_scores_comes_back(tmp_path):
+    options = {"width": 24, "k": 3, "scores": scores.matched}
+    params = topk(**options).init(jax.random.key(0), jnp.eye(6))
+    formats.save(tmp_path, "topk", options, params)
+    _, loaded, header = formats.load(tmp_path)
+    assert header["options"]["scores"] == "matched"
+    np.testing.assert_array_equal(loaded["decoder"], params["decoder"])
+
+
+@pytest.mark.parametrize(
     ("variant", "options", "message"),
     [
         ("none", {}, "unknown variant 'none'; known"),

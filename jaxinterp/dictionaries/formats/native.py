@@ -104,9 +104,11 @@ def save(
             be folded into them; `load` folds it in or puts it around.
 
     Raises:
-        ValueError: an option that JSON can't hold and that is not a part of this library.
+        ValueError: an option that JSON can't hold and that is not a part of this library, or what
+            `load` would refuse: an unknown variant, or parameters that are not those of it.
     """
-    stored = from_memory(variant, options, params, source)
+    plain = {name: to_json(name, value) for name, value in options.items()}
+    stored = checked(from_memory(variant, plain, params, source), Path(folder))
     write(Path(folder), stored._replace(normalisation=normalisation))
 
 

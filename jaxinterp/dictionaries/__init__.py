@@ -15,6 +15,7 @@ On several devices: `shards`, `sharding`. By name: `registry`. Kept and changed:
 `fold`.
 """
 
+from jaxinterp.dictionaries import hyperdimensional as hyperdimensional
 from jaxinterp.dictionaries.abs_topk import abs_topk as abs_topk
 from jaxinterp.dictionaries.archetypal import archetypal as archetypal
 from jaxinterp.dictionaries.averaging import average_weights as average_weights

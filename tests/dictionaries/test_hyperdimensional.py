@@ -1,9 +1,17 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxinterp import dictionaries
 from jaxinterp.dictionaries import hyperdimensional as hd
+
+
+def test_the_package_brings_the_module_itself():
+    """It would be there too once anything else has imported it."""
+    assert "import hyperdimensional as hyperdimensional" in inspect.getsource(dictionaries)
 
 
 def test_two_bound_pairs_are_read_back_and_the_cosine_is_one_over_root_two():

@@ -108,27 +108,39 @@ def by_site(learners: Mapping[str, Learner], *, largest_loss: float = float("inf
         largest_loss: above it a site counts as diverged, and stops without disturbing the others.
 
     Returns:
-        The learner. Samples, batches and parameters are dicts by site; what it reports has a
-        leading axis of sites in the order of `learners`.
+        The learner. Samples, batches and parameters are dicts by site; it reports what all sites
+        do, with a leading axis of sites in the order of `learners`.
+
+    Raises:
+        ValueError: from `init` or `step`: a site that the sample or the batch lacks, or sites of
+            different numbers of members.
     """
     names = list(learners)
 
+    def check(found: Mapping[str, Any]) -> None:
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise ValueError(f"batches hold {sorted(found)} and not {missing}: harvest these sites")
+
     def init(key: Key[Array, ""], sample: Mapping[str, Any]) -> SweepState:
+        check(sample)
         keys = jax.random.split(key, len(names))
         states = {n: learners[n].init(k, sample[n]) for n, k in zip(names, keys, strict=True)}
         running, never = jnp.ones(len(names), bool), jnp.full(len(names), -1, jnp.int32)
         return SweepState(states, running, never, jnp.zeros((), jnp.int32))
 
     def step(state: SweepState, batch: Mapping[str, Any]) -> tuple[SweepState, dict[str, Array]]:
-        missing = [name for name in names if name not in batch]
-        if missing:
-            raise ValueError(f"batches hold {sorted(batch)} and not {missing}: harvest these sites")
+        check(batch)
         results = [
             _step_or_stay(learners[n], state.members[n], on, batch[n], largest_loss)
             for n, on in zip(names, state.running, strict=True)
         ]
         states, running, infos = zip(*results, strict=True)
-        info = jax.tree.map(lambda *parts: jnp.stack(parts), *infos)
+        shapes = {n: info["loss"].shape for n, info in zip(names, infos, strict=True)}
+        if len(set(shapes.values())) > 1:
+            raise ValueError(f"losses have shapes {shapes}: give every site as many members")
+        common = [name for name in infos[0] if all(name in info for info in infos)]
+        info = {name: jnp.stack([info[name] for info in infos]) for name in common}
         return _advance(state, dict(zip(names, states, strict=True)), jnp.stack(running)), info
 
     def params(state: SweepState) -> dict[str, Params]:

@@ -175,4 +175,24 @@ def test_what_does_not_fit_is_refused(data):
         narrowed(topk(16, 2), 17)
     both = by_site({"L1.z": make({"rate": 1e-3})})
     with pytest.raises(ValueError, match=r"batches hold \['L2.z'\] and not \['L1.z'\]"):
+        both.init(jax.random.key(0), {"L2.z": data})
+    with pytest.raises(ValueError, match=r"batches hold \['L2.z'\] and not \['L1.z'\]"):
         both.step(both.init(jax.random.key(0), {"L1.z": data}), {"L2.z": data})
+
+
+def test_sites_report_what_all_of_them_do(data):
+    """Kinds of their own have numbers of their own; numbers of members can't differ."""
+    rows = {"L1.z": data, "L2.z": data}
+
+    def report(first, second):
+        both = by_site({"L1.z": first, "L2.z": second})
+        state = jax.eval_shape(both.init, jax.random.key(0), rows)
+        return jax.eval_shape(both.step, state, rows)[1]
+
+    one, other = (learner(kind, optimizer("adam", 1e-3)) for kind in (topk(16, 2), relu(16)))
+    info = report(one, other)
+    assert {"loss", "l0", "dead"} <= set(info)
+    assert not {"aux", "penalty"} & set(info)
+    assert info["loss"].shape == (2,)
+    with pytest.raises(ValueError, match=r"'L2.z': \(3,\)}: give every site as many members"):
+        report(one, sweep(lambda h: one, {"rate": jnp.ones(3)}))

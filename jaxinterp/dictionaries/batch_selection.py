@@ -21,7 +21,12 @@ def batch_top_k(scores: Float[Array, "batch width"], total: int) -> Float[Array,
 
     Returns:
         The kept scores, in place.
+
+    Raises:
+        ValueError: a total below 1.
     """
+    if total < 1:
+        raise ValueError(f"{total=} scores to keep: need at least 1")
     free = _searchable(scores)
     least = _nth_largest(free, jnp.asarray(total), lambda mask: count_true(mask, 1).sum())
     return jnp.where((free >= least) & (free > 0), scores, 0.0)

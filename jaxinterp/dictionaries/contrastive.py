@@ -30,7 +30,8 @@ def contrastive(dictionary: Dictionary, *, high: int, weight: Weight = 0.1) -> D
     Returns:
         The dictionary with another `init` and `loss`, whose x and target are (batch, seq, d): every
         token but the first of its sequence is reconstructed. Parameters, `encode` and `decode` are
-        those of the dictionary given, and so is the file that it is saved to.
+        those of the dictionary given, and so is the file that it is saved to. `Stats.silent`
+        and with it the dictionary's `dead_after` count sequences, not rows.
 
     Raises:
         ValueError: high outside 1 .. width, or sequences of fewer than two tokens.

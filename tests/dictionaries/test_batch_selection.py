@@ -32,6 +32,12 @@ def test_short_types_keep_what_sorting_keeps(rng, kind):
             np.testing.assert_array_equal(np.asarray(kept, np.float32), by_sorting(wide, total))
 
 
+@pytest.mark.parametrize("total", [0, -1])
+def test_keeping_nothing_is_refused(total):
+    with pytest.raises(ValueError, match=f"total={total} scores to keep: need at least 1"):
+        batch_top_k(jnp.ones((3, 4)), total)
+
+
 def test_any_scale_and_many_orders_of_magnitude(rng):
     for power in (-30, 0, 30):
         scores = np.exp(10 * rng.normal(size=(30, 64)) + power).astype(np.float32)

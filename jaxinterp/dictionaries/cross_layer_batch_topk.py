@@ -71,7 +71,8 @@ def cross_layer_batch_topk(
 
     def encode(params: Params, x: Float[Array, "... layers d"]) -> Float[Array, "... all"]:
         h = cross_layer.layer_scores(params, cross_layer.stacked_rows(x, layers))
-        z = jnp.where(h > jnp.maximum(params["threshold"], 0.0), h, 0.0)
+        # Asked this way round, scores that are NaN stay so: a bad row shows.
+        z = jnp.where(h <= jnp.maximum(params["threshold"], 0.0), 0.0, h)
         return z.reshape(*x.shape[:-2], layers * width)
 
     def loss(

@@ -110,7 +110,8 @@ def feature_choice(
 
     def encode_rows(params: Params, x: Float[Array, "n d"]) -> Float[Array, "n width"]:
         h = encoders.dense_scores(encoder, params, x)
-        return jnp.where(h > jnp.maximum(params["threshold"], 0.0)[None], h, 0.0)
+        # Asked this way round, scores that are NaN stay so: a bad row shows.
+        return jnp.where(h <= jnp.maximum(params["threshold"], 0.0)[None], 0.0, h)
 
     def encode(params: Params, x: Float[Array, "... d"]) -> Float[Array, "... width"]:
         return encoders.over_rows(encode_rows, params, x)

@@ -78,7 +78,8 @@ def gated(
         s = rows @ matrix.T
         gate = s + gate_bias[None]
         magnitude = jnp.exp(params["log_magnitude"])[None] * s + params["magnitude_bias"][None]
-        return gate, jnp.where(gate > 0, jax.nn.relu(magnitude), 0.0)
+        # Asked this way round, scores that are NaN stay so: a bad row shows.
+        return gate, jnp.where(gate <= 0, 0.0, jax.nn.relu(magnitude))
 
     def encode(params: Params, x: Float[Array, "... d"]) -> Float[Array, "... width"]:
         return encoders.over_rows(lambda p, rows: gate_and_codes(p, rows)[1], params, x)

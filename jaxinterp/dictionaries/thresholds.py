@@ -99,8 +99,9 @@ def jump(
         Rajamanoharan et al. (2024), arXiv 2407.14435; the form that reaches the scores: Anthropic
         interpretability team (2025), "Circuits updates - January 2025", as SAELens states it.
     """
-    active = scores.astype(jnp.float32) > threshold[None]
-    return jnp.where(active, scores, 0.0), count_true(active, 1).astype(jnp.float32)
+    # Asked this way round, scores that are NaN stay so: a bad row shows.
+    idle = scores.astype(jnp.float32) <= threshold[None]
+    return jnp.where(idle, 0.0, scores), count_true(~idle, 1).astype(jnp.float32)
 
 
 def _jump_forward(

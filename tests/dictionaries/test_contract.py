@@ -186,6 +186,16 @@ def test_encode_and_decode_take_any_leading_shape(name):
     np.testing.assert_allclose(one, flat[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [p for p in every.args[1] if "pursuit" not in p.values[0]])
+def test_a_row_of_nan_shows_in_its_reconstruction_and_nowhere_else(name):
+    """But for a pursuit, which finds no atom and writes nothing."""
+    dictionary, params = dictionary_of(name), trained(name)[0].params
+    x = rows(5, 12).at[3].set(jnp.nan)
+    bad = jnp.isnan(dictionary.decode(params, dictionary.encode(params, x)))
+    np.testing.assert_array_equal(bad.all(1), jnp.arange(12) == 3)
+    np.testing.assert_array_equal(bad.any(1), jnp.arange(12) == 3)
+
+
 @each_variant
 def test_a_compiled_step_is_the_eager_step(name):
     state, x = trained(name)[0], rows(3)

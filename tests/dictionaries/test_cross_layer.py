@@ -257,6 +257,15 @@ def test_round_trip_is_exact(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_a_row_of_nan_shows_in_its_reconstruction_and_nowhere_else(name):
+    stored, params, _ = stored_case(name)
+    x = stored["x"].at[3].set(jnp.nan)
+    bad = jnp.isnan(build(name).decode(params, build(name).encode(params, x)))
+    np.testing.assert_array_equal(bad.all((1, 2)), jnp.arange(len(x)) == 3)
+    np.testing.assert_array_equal(bad.any((1, 2)), jnp.arange(len(x)) == 3)
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_bad_input_is_refused(name):
     stored, params, _ = stored_case(name)
     dictionary = build(name)

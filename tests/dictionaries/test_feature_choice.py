@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxinterp.dictionaries import base, scores
+from jaxinterp.dictionaries.atoms import zero_centre
 from jaxinterp.dictionaries.batch_selection import batch_top_k, column_top_k
 from jaxinterp.dictionaries.errors import unexplained
 from jaxinterp.dictionaries.feature_choice import (
@@ -74,6 +75,13 @@ def test_a_batch_that_can_not_serve_every_latent_is_refused():
         budgets(4, 100, 8)
     with pytest.raises(ValueError, match=r"k=0 latents per row"):
         feature_choice(16, 0)
+
+
+def test_a_row_of_nan_shows_in_its_codes_and_nowhere_else():
+    dictionary, x = feature_choice(16, 2, centre=zero_centre), jnp.eye(6).at[3].set(jnp.nan)
+    params = dictionary.init(jax.random.key(0), jnp.eye(6))
+    bad = jnp.isnan(dictionary.encode(params, x))
+    np.testing.assert_array_equal(bad, jnp.tile(jnp.arange(6)[:, None] == 3, (1, 16)))
 
 
 def test_the_zipf_loss_is_auxk_where_only_dead_latents_fall_short():

@@ -70,7 +70,7 @@ def intrinsic_dimension(
         `IntrinsicDimension`. Constant data: value 0 with infinite error and the warnings set.
 
     Raises:
-        ValueError: with fewer than 10 points, or as `k_nearest`.
+        ValueError: with fewer than 10 points, unless 0 < level < 1, or as `k_nearest`.
 
     Reference: Facco et al., Scientific Reports 7 (2017); the calibration against balls is in the
         spirit of Ceruti et al., Pattern Recognition 47 (2014).
@@ -101,15 +101,20 @@ def dimension_from_neighbors(
 
     Returns:
         As `intrinsic_dimension`.
+
+    Raises:
+        ValueError: unless 0 < level < 1.
     """
+    if not 0 < level < 1:
+        raise ValueError(f"level is the coverage of an interval, in (0, 1), got {level}")
     number = distinct.shape[0]
     estimate = two_nn(neighbors.distances, indices=neighbors.indices)
     scan = gride_ladder(neighbors.distances, indices=neighbors.indices)
     value, slope = jax.value_and_grad(bias_corrected)(estimate.value, estimate.n_used)
     stderr = estimate.stderr * jnp.where(value > 0, slope, 1.0)
-    half = norm.isf((1 - level) / 2) * stderr
+    half = norm.isf((1 - level) / 2).astype(stderr.dtype) * stderr
     close = distinct & (neighbors.duplicates > 0)
-    share = 1 - (jnp.sum(distinct) - jnp.sum(close)) / number
+    share = 1 - (jnp.sum(distinct) - jnp.sum(close)).astype(value.dtype) / number
     base = jnp.where(scan.values[0] > 0, scan.values[0], 1.0)
     change = jnp.abs(scan.values / base - 1) - 2 * scan.stderrs / base
     warnings = DimensionWarnings(

@@ -31,7 +31,7 @@ def minimum_spanning_tree(
         valid: (n,) mask of the points to span; all by default.
 
     Returns:
-        `SpanningTree` with `sum(valid) - 1` present edges.
+        `SpanningTree` with `sum(valid) - 1` present edges; that of one point is empty.
 
     Raises:
         ValueError: if the matrix is not square.
@@ -53,6 +53,9 @@ def span(
 ) -> tuple[Int[Array, " n-1"], Int[Array, " n-1"]]:
     """Parents and children of the tree's edges; only the first `count - 1` mean anything."""
     number = distances.shape[0]
+    edges = jnp.zeros(number - 1, jnp.int32)
+    if number == 1:
+        return edges, edges
     position = jnp.arange(number, dtype=jnp.int32)
 
     def first_smallest(values: Array) -> Array:
@@ -73,7 +76,6 @@ def span(
     root = jnp.argmax(valid).astype(jnp.int32)
     largest = jnp.finfo(distances.dtype).max
     closest = jnp.where(valid, jnp.minimum(distances[root], largest), jnp.inf).at[root].set(jnp.inf)
-    edges = jnp.zeros(number - 1, jnp.int32)
     nearest = jnp.full(number, root)
     return lax.fori_loop(0, count - 1, add, (closest, nearest, edges, edges))[2:]
 

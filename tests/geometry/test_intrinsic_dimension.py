@@ -106,5 +106,7 @@ def test_bad_input():
         intrinsic_dimension(jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="NaN"):
         intrinsic_dimension(jnp.full((20, 3), jnp.nan))
+    with pytest.raises(ValueError, match=r"in \(0, 1\), got 95"):
+        intrinsic_dimension(jax.random.normal(KEY, (20, 3)), level=95.0)
     with pytest.raises((ValueError, jaxtyping.TypeCheckError)):
         intrinsic_dimension(jnp.zeros(30))

@@ -33,6 +33,14 @@ def test_masked_and_batched_trees():
     np.testing.assert_allclose(jnp.sum(trees.lengths[1]), jnp.sum(alone.lengths), rtol=1e-6)
 
 
+def test_one_point():
+    tree = geometry.minimum_spanning_tree(jnp.zeros((1, 1)))
+    assert tree.lengths.shape == tree.children.shape == tree.present.shape == (0,)
+    result = geometry.persistent_homology_dimension(jnp.zeros((1, 1)), KEY)
+    assert result.value == 0
+    assert jnp.isinf(result.stderr)
+
+
 def test_ties_and_gradient():
     square = jnp.asarray([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     tree = geometry.minimum_spanning_tree(geometry.distance_matrix(square))

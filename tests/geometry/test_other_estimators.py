@@ -166,6 +166,24 @@ def test_soft_dimension_of_duplicates_has_finite_gradient():
     assert jnp.all(jnp.isfinite(grad))
 
 
+def test_soft_dimension_leaves_duplicates_and_masked_points_out():
+    distinct = jax.random.normal(KEY, (30, 3))
+    copies = jnp.repeat(jax.random.normal(jax.random.key(1), (4, 3)), 12, axis=0)
+    alone = geometry.soft_dimension(geometry.distance_matrix(distinct))
+    matrix = geometry.distance_matrix(jnp.concatenate([copies, distinct]))
+    valid = jnp.arange(78) >= 48
+    for found in (
+        geometry.soft_dimension(matrix, valid=jnp.ones(78, bool)),
+        geometry.soft_dimension(matrix.at[:48].set(jnp.inf), valid=valid),
+    ):
+        assert found.n_used == 30
+        np.testing.assert_allclose(found.value, alone.value, rtol=1e-4)
+        np.testing.assert_allclose(found.stderr, alone.stderr, rtol=1e-3)
+    nothing = geometry.soft_dimension(matrix, valid=~valid)
+    assert nothing.value == 0
+    assert jnp.isinf(nothing.stderr)
+
+
 def test_parallel_analysis_finds_three_factors():
     loadings = jnp.kron(jnp.eye(3), jnp.ones((1, 6)))
     factors = jax.random.normal(KEY, (500, 3)) @ loadings

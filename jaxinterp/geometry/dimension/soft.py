@@ -5,14 +5,21 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate, error_of_mean
 from jaxinterp.geometry.dimension.root import positive_root
 
+_LOWEST = 1e-4  # of the soft radii, in units of a point's mean distance
+
 
 @partial(jax.jit, static_argnames=("neighbors",))
-def soft_dimension(distances: Float[Array, "n n"], *, neighbors: float = 10.0) -> DimensionEstimate:
+def soft_dimension(
+    distances: Float[Array, "n n"],
+    *,
+    neighbors: float = 10.0,
+    valid: Bool[Array, " n"] | None = None,
+) -> DimensionEstimate:
     r"""Smooth local dimension from Gaussian neighbourhoods of a given effective size.
 
     Estimand: `d_i = d ln N_i / d ln e` where `N_i(e) = sum_{j != i} exp(-r_ij^2 / 2 e^2)` is the
@@ -28,9 +35,12 @@ def soft_dimension(distances: Float[Array, "n n"], *, neighbors: float = 10.0) -
     Args:
         distances: (n, n), from `distance_matrix`.
         neighbors: effective neighbourhood size, below n - 1.
+        valid: (n,) mask of the points that exist; all by default.
 
     Returns:
-        `DimensionEstimate`, the mean of `d_i`. Points whose distances are all zero are not used.
+        `DimensionEstimate`, the mean of `d_i`. A point with `neighbors` or more others within 1e-4
+        of its mean distance, its duplicates, has no e_i: it is left out, as a neighbour too. No
+        usable point: value 0 with infinite error.
 
     Raises:
         ValueError: unless 0 < neighbors < n - 1.
@@ -41,22 +51,37 @@ def soft_dimension(distances: Float[Array, "n n"], *, neighbors: float = 10.0) -
     number = distances.shape[0]
     if not 0 < neighbors < number - 1:
         raise ValueError(f"neighbors must be between 0 and n - 1 = {number - 1}, got {neighbors}")
-    other = ~jnp.eye(number, dtype=bool)
+    apart = ~jnp.eye(number, dtype=bool)
 
-    def of_row(row: Array, others: Array) -> tuple[Array, Array]:
-        mean = jnp.sum(jnp.where(others, row, 0.0)) / (number - 1)
-        relative = row / jnp.where(mean > 0, mean, 1.0)
+    def relative_to_mean(row: Array, others: Array) -> Array:
+        row = jnp.where(others, row, 0.0)
+        mean = jnp.sum(row) / jnp.maximum(jnp.sum(others), 1)
+        return row / jnp.where(mean > 0, mean, 1.0)
 
-        def weights(radius: Array) -> Array:
-            return jnp.where(others, jnp.exp(-(relative**2) / (2 * radius**2)), 0.0)
+    def weights(relative: Array, others: Array, radius: Array | float) -> Array:
+        return jnp.where(others, jnp.exp(-(relative**2) / (2 * radius**2)), 0.0)
 
+    def crowded(row: Array, others: Array) -> Array:
+        relative = relative_to_mean(row, others)
+        return jnp.sum(weights(relative, others, _LOWEST)) >= neighbors
+
+    def of_row(row: Array, others: Array) -> Array:
+        relative = relative_to_mean(row, others)
         radius = positive_root(
-            lambda e: neighbors - jnp.sum(weights(e)), row, lowest=1e-4, highest=1e3
+            lambda e: neighbors - jnp.sum(weights(relative, others, e)),
+            row,
+            lowest=_LOWEST,
+            highest=1e3,
         )
-        weight = weights(radius)
-        return jnp.sum(weight * relative**2) / (radius**2 * jnp.sum(weight)), mean > 0
+        weight = weights(relative, others, radius)
+        total = jnp.sum(weight)
+        return jnp.sum(weight * relative**2) / (radius**2 * jnp.where(total > 0, total, 1.0))
 
-    values, used = jax.vmap(of_row)(distances, other)
+    valid = jnp.ones(number, bool) if valid is None else valid
+    present = valid & ~jax.vmap(crowded)(distances, apart & valid[:, None] & valid[None, :])
+    other = apart & present[:, None] & present[None, :]
+    used = present & (jnp.sum(other, axis=1) > neighbors)
+    values = jax.vmap(of_row)(distances, other)
     count = jnp.sum(used)
     value = jnp.sum(jnp.where(used, values, 0.0)) / jnp.maximum(count, 1)
     hidden = jnp.where(other, lax.stop_gradient(distances), jnp.inf)

@@ -125,6 +125,19 @@ def test_magnitude():
     np.testing.assert_allclose(result.slopes[1:-1], numeric, atol=0.12)
 
 
+def test_magnitude_of_points_on_a_line():
+    """Whose rounded distances make no positive definite matrix."""
+    points = uniform(300, 1) * jnp.ones((1, 3))
+    result = geometry.magnitude_dimension(
+        geometry.distance_matrix(points), jnp.geomspace(0.2, 200.0, 30)
+    )
+    place = np.sort(np.asarray(points, np.float64)[:, 0]) * 3**0.5
+    for scale, magnitude in zip(np.geomspace(0.2, 200.0, 30), result.magnitudes, strict=True):
+        exact = 1 + np.sum(np.tanh(scale * np.diff(place) / 2))
+        np.testing.assert_allclose(magnitude, exact, rtol=1e-2)
+    assert abs(float(result.value) - 0.95) < 0.05
+
+
 def test_lattice_against_the_euclidean_limit():
     points = jax.random.randint(KEY, (1500, 2), 0, 60)
     result = geometry.lattice_dimension(points, inner=3, outer=6)

@@ -92,6 +92,17 @@ def test_sizes_of_constant_density_against_float64(alpha):
         geometry.constant_density_sizes(found.distances, found.indices, jnp.asarray(2.8), alpha=0.0)
 
 
+def test_rules_of_short_and_empty_spectra():
+    one, none = jnp.ones(1), jnp.zeros(1)
+    assert geometry.largest_gap(one) == geometry.minka_rank(one, samples=10) == 1
+    assert geometry.largest_gap(none) == geometry.minka_rank(none, samples=10) == 0
+    assert geometry.variance_ratio(none) == 0
+    # 49 shares of 1/49 add up to less than 1 in float32.
+    assert geometry.variance_ratio(jnp.ones(49), share=1.0) == 49
+    with pytest.raises(ValueError, match="got 2.0"):
+        geometry.variance_ratio(none, share=2.0)
+
+
 def test_danco_is_not_capped_at_k():
     balls = geometry.ball_statistics(KEY, number=700, largest=14)
     points = jnp.pad(uniform(700, 12), ((0, 0), (0, 3)))

@@ -155,11 +155,13 @@ def minka_rank(eigenvalues: Float[Array, " d"], *, samples: int) -> Int[Array, "
         samples: rows of the data.
 
     Returns:
-        The rank.
+        The rank. Of a single eigenvalue: 1, or 0 if it is zero.
 
     Reference: Minka, Automatic choice of dimensionality for PCA, NeurIPS (2000), equation 30.
     """
     number = eigenvalues.shape[0]
+    if number == 1:
+        return jnp.sum(eigenvalues > 0)
     tiny = jnp.finfo(eigenvalues.dtype).tiny
     values = eigenvalues / jnp.maximum(eigenvalues[0], tiny)
     position = jnp.arange(number)

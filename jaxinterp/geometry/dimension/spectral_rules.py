@@ -6,6 +6,7 @@ the dimension of the linear span: on a curved set use them on neighbourhoods onl
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Real
 
 from jaxinterp.geometry.eigenvalues import symmetric_eigenvalues
@@ -52,13 +53,26 @@ def fukunaga_olsen(eigenvalues: Float[Array, " r"], *, share: float = 0.05) -> I
 
 
 def largest_gap(eigenvalues: Float[Array, " r"]) -> Int[Array, ""]:
-    """Position of the largest ratio of successive eigenvalues; a gap to zero wins."""
-    return 1 + jnp.argmax(_gaps(eigenvalues))
+    """Position of the largest ratio of successive eigenvalues; a gap to zero wins.
+
+    1 for a single eigenvalue, 0 if all are zero.
+    """
+    # The last eigenvalue has no gap behind it: 0, below every ratio.
+    position = 1 + jnp.argmax(jnp.pad(_gaps(eigenvalues), (0, 1)))
+    return jnp.minimum(position, jnp.sum(eigenvalues > 0))
 
 
 def variance_ratio(eigenvalues: Float[Array, " r"], *, share: float = 0.95) -> Int[Array, ""]:
-    """Smallest number of eigenvalues that hold `share` of the variance."""
-    return 1 + jnp.sum(_cumulative(eigenvalues) < share)
+    """Smallest number of eigenvalues that hold `share` of the variance, 0 if all are zero.
+
+    Raises:
+        ValueError: unless 0 < share <= 1.
+    """
+    if not isinstance(share, Tracer) and not 0 < share <= 1:
+        raise ValueError(f"share is a part of the variance, in (0, 1], got {share}")
+    # A rounded cumulative share may end below 1.
+    number = 1 + jnp.sum(_cumulative(eigenvalues) < share)
+    return jnp.minimum(number, jnp.sum(eigenvalues > 0))
 
 
 def participation_ratio(eigenvalues: Float[Array, " r"]) -> Float[Array, ""]:

@@ -92,6 +92,22 @@ def test_sizes_of_constant_density_against_float64(alpha):
         geometry.constant_density_sizes(found.distances, found.indices, jnp.asarray(2.8), alpha=0.0)
 
 
+def test_sizes_are_those_the_dimension_was_read_from():
+    one, two = jax.random.split(KEY)
+    distances = jnp.cumsum(jax.random.exponential(one, (80, 20)), axis=1) ** 0.5
+    distances = jnp.where(jnp.arange(80)[:, None] < 60, distances, jnp.inf)
+    indices = jax.random.randint(two, (80, 20), 0, 60)
+    result = geometry.adaptive_dimension(distances, indices, iterations=1, alpha=0.05)
+    start, last = geometry.two_nn(distances, method="line").value, result.estimate.value
+    sizes = geometry.constant_density_sizes(distances, indices, start, alpha=0.05)
+    assert jnp.array_equal(result.sizes, sizes)
+    later = geometry.constant_density_sizes(distances, indices, last, alpha=0.05)
+    assert not jnp.array_equal(result.sizes, later)
+    # Rows that are not valid pass every test.
+    np.testing.assert_allclose(result.at_limit, jnp.mean(sizes[:60] == 19), rtol=1e-6)
+    assert jnp.mean(sizes == 19) > result.at_limit + 0.05
+
+
 def test_rules_of_short_and_empty_spectra():
     one, none = jnp.ones(1), jnp.zeros(1)
     assert geometry.largest_gap(one) == geometry.minka_rank(one, samples=10) == 1

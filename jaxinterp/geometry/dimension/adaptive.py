@@ -10,7 +10,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.binomial import OPTIMAL_SHARE, binomial_counts
-from jaxinterp.geometry.dimension.estimate import DimensionEstimate, check_distances
+from jaxinterp.geometry.dimension.estimate import (
+    DimensionEstimate,
+    check_distances,
+    mean_over,
+    usable,
+)
 from jaxinterp.geometry.dimension.gride import ratio_likelihood
 from jaxinterp.geometry.dimension.two_nn import two_nn
 
@@ -20,7 +25,7 @@ class AdaptiveEstimate(NamedTuple):
 
     estimate: DimensionEstimate
     sizes: Int[Array, " n"]  # k* of every point
-    at_limit: Float[Array, ""]  # share of points whose k* was cut by the number of neighbours given
+    at_limit: Float[Array, ""]  # share of usable points whose k* was cut by the neighbours given
     change: Float[Array, ""]  # of the dimension in the last iteration, relative
 
 
@@ -114,7 +119,8 @@ def _adaptive(
     distances: Array, indices: Array, method: str, alpha: float, iterations: int
 ) -> AdaptiveEstimate:
     def update(_: Array, carry: tuple[DimensionEstimate, Array, Array]) -> tuple:
-        estimate, sizes = carry[:2]
+        estimate = carry[0]
+        sizes = constant_density_sizes(distances, indices, estimate.value, alpha=alpha)
         if method == "binomial":
             ratio = jnp.minimum(OPTIMAL_SHARE ** (1 / estimate.value), 0.975)
             new = binomial_counts(distances, sizes, ratio, indices)
@@ -124,13 +130,12 @@ def _adaptive(
             near, far = pick(outer[:, None] // 2 - 1)[:, 0], pick(outer[:, None] - 1)[:, 0]
             ranks = outer.astype(distances.dtype)
             new = ratio_likelihood(near, far, ranks / 2, ranks, indices, trim=True)
-        change = jnp.abs(new.value / estimate.value - 1)
-        sizes = constant_density_sizes(distances, indices, new.value, alpha=alpha)
-        return new, sizes, change
+        return new, sizes, jnp.abs(new.value / estimate.value - 1)
 
     start = two_nn(distances, indices=indices, method="line")
-    sizes = constant_density_sizes(distances, indices, start.value, alpha=alpha)
+    sizes = jnp.full(distances.shape[0], 2, int)  # TwoNN's
     carry = start, sizes, jnp.full_like(start.value, jnp.inf)
     estimate, sizes, change = lax.fori_loop(0, iterations, update, carry)
-    at_limit = jnp.mean((sizes >= distances.shape[1] - 1).astype(distances.dtype))
+    at_limit = (sizes >= distances.shape[1] - 1).astype(distances.dtype)
+    at_limit = mean_over(at_limit, usable(distances))
     return AdaptiveEstimate(estimate, sizes, at_limit, change)

@@ -13,6 +13,7 @@ import pytest
 import scipy.stats
 
 from jaxinterp import geometry
+from jaxinterp.geometry.dimension.danco import NeighborStatistics
 from jaxinterp.geometry.dimension.fisher_separability import lambert_w
 from jaxinterp.geometry.dimension.root import positive_root
 from jaxinterp.geometry.eigenvalues import symmetric_eigenvalues
@@ -108,6 +109,43 @@ def test_sizes_are_those_the_dimension_was_read_from():
     assert jnp.mean(sizes == 19) > result.at_limit + 0.05
 
 
+def test_constant_points_and_equal_distances():
+    constant, corners = jnp.ones((40, 40)), jnp.eye(40)
+    for points, value in ((constant, 0.0), (corners, jnp.inf)):
+        for estimate in (
+            geometry.extrapolated_likelihood(points, KEY, smallest=2, largest=4, samples=2),
+            geometry.knn_graph_dimension(points, KEY, k=3, steps=2),
+        ):
+            assert estimate.value == value
+            assert jnp.isinf(estimate.stderr)
+    balls = NeighborStatistics(jnp.arange(1.0, 4.0), jnp.ones(3), jnp.ones(3))
+    danco = geometry.danco(constant, balls, k=3)
+    assert danco.value == 0
+    assert jnp.all(jnp.isinf(danco.divergences))
+    indices = (jnp.arange(40)[:, None] + jnp.arange(1, 4)[None, :]) % 40
+    for distances, dimensions in ((jnp.zeros((40, 3)), 0.0), (jnp.ones((40, 3)), 1e4)):
+        mixture = geometry.heterogeneous_dimension(distances, indices)
+        np.testing.assert_allclose(mixture.dimensions, dimensions)
+        np.testing.assert_allclose(mixture.membership, 0.5, rtol=1e-5)
+
+
+def test_bad_options_of_graphs_and_halves():
+    points = uniform(100, 3)
+    for options, message in [
+        ({"steps": 1}, "got 1, 4, 1.0"),
+        ({"repeats": 1}, "got 5, 1, 1.0"),
+        ({"power": 0.0}, "got 5, 4, 0.0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            geometry.knn_graph_dimension(points, KEY, **options)
+    for options, message in [
+        ({"samples": 1}, "samples is 1"),
+        ({"degree": -1}, "degree is -1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            geometry.extrapolated_likelihood(points, KEY, **options)
+
+
 def test_rules_of_short_and_empty_spectra():
     one, none = jnp.ones(1), jnp.zeros(1)
     assert geometry.largest_gap(one) == geometry.minka_rank(one, samples=10) == 1
@@ -172,6 +210,9 @@ def test_lattice_against_the_euclidean_limit():
     # Many points a site: others on a point's own site must be counted.
     line = points.at[:, 1].set(0)
     assert abs(float(geometry.lattice_dimension(line, inner=2, outer=4).value) - 1) < 0.06
+    same = geometry.lattice_dimension(0 * points, inner=3, outer=6)
+    assert same.value == 0
+    assert jnp.isinf(same.stderr)
     with pytest.raises(ValueError, match="got 3, 3"):
         geometry.lattice_dimension(points, inner=3, outer=3)
 

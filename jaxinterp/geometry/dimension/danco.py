@@ -10,6 +10,7 @@ from jax.scipy.special import i0e, i1e
 from jaxtyping import Array, Float, Int
 
 from jaxinterp.geometry.dimension.mind import mind
+from jaxinterp.geometry.dimension.root import HIGHEST
 from jaxinterp.geometry.neighborhoods import gram, map_neighborhoods
 from jaxinterp.geometry.neighbors import k_nearest
 
@@ -46,7 +47,8 @@ def neighbor_statistics(points: Float[Array, "n d"], *, k: int = 10) -> Neighbor
 
     mean_angle, resultant = map_neighborhoods(angles, points, neighbors.indices[:, :k])
     concentration = _concentration(jnp.minimum(resultant, 1 - 1e-6))
-    value = mind(neighbors.distances, k=k).value
+    # Finite, so that equal distances are nearest to those in the largest ball.
+    value = jnp.minimum(mind(neighbors.distances, k=k).value, HIGHEST)
     return NeighborStatistics(value, jnp.mean(mean_angle), jnp.mean(concentration))
 
 
@@ -87,16 +89,17 @@ def danco(points: Float[Array, "n d"], balls: NeighborStatistics, *, k: int = 10
         k: as given to `ball_statistics`.
 
     Returns:
-        `Danco`.
+        `Danco`. No point without a duplicate: value 0, every divergence infinite.
 
     Reference: Ceruti, Bassis, Rozza, Lombardi, Casiraghi, Campadelli, DANCo, Pattern Recognition 47
         (2014), section 3.
     """
     data = neighbor_statistics(points, k=k)
-    ratio = balls.dimension / data.dimension
+    known = data.dimension > 0
+    ratio = balls.dimension / jnp.where(known, data.dimension, 1.0)
     # With w = rho^d the data's law is that of a smallest of k uniforms: quadrature in its quantiles
     # does not cancel, as the closed sum of binomials does in float32.
-    level = (jnp.arange(512) + 0.5) / 512
+    level = (jnp.arange(512, dtype=ratio.dtype) + 0.5) / 512
     log_w = jnp.log(-jnp.expm1(jnp.log1p(-level) / k))
     log_rest = jnp.log1p(-level) / k
     other_rest = jnp.log(-jnp.expm1(ratio[:, None] * log_w[None, :]))
@@ -105,8 +108,8 @@ def danco(points: Float[Array, "n d"], balls: NeighborStatistics, *, k: int = 10
     one, two = data.concentration, balls.concentration
     turned = two * jnp.cos(data.mean_angle - balls.mean_angle)
     of_angles = jnp.log(i0e(two) / i0e(one)) + two - one + i1e(one) / i0e(one) * (one - turned)
-    divergences = of_distances + of_angles
-    return Danco(1 + jnp.argmin(divergences), divergences, data)
+    divergences = jnp.where(known, of_distances + of_angles, jnp.inf)
+    return Danco(jnp.where(known, 1 + jnp.argmin(divergences), 0), divergences, data)
 
 
 def _concentration(resultant: Array) -> Array:

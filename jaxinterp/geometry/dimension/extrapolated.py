@@ -42,30 +42,38 @@ def extrapolated_likelihood(
         samples: halves.
 
     Returns:
-        `DimensionEstimate`; `per_point` is nan.
+        `DimensionEstimate`; `per_point` is nan. No point of a half without a duplicate: value 0
+        with infinite error. Equal distances: value and error infinite.
 
     Raises:
-        ValueError: if the range of k is too short for the degree.
+        ValueError: with fewer than 2 samples, a negative degree, or a range of k that is too short
+            for the degree.
 
     Reference: Gomtsyan, Mokrov, Panov, Yanovich, Geometry-aware maximum likelihood estimation of
         intrinsic dimension, ACML (2019), section 3.
     """
+    if samples < 2:
+        raise ValueError(f"samples is {samples}: a spread over halves needs at least 2")
+    if degree < 0:
+        raise ValueError(f"degree is {degree}: fit a polynomial of degree 1 or 2")
     if largest - smallest < degree + 1:
         raise ValueError(f"a fit of degree {degree} needs more k than {smallest}..{largest}")
     half = points.shape[0] // 2
 
-    def intercept(one_key: Array) -> Array:
+    def intercept(one_key: Array) -> tuple[Array, Array]:
         subset = jax.random.permutation(one_key, points)[:half]
         distances = k_nearest(subset, largest).distances
         ranks = range(smallest, largest + 1)
         values = jnp.stack([levina_bickel(distances, k=k).value for k in ranks])
         radii = jnp.mean(distances[:, smallest - 1 :], axis=0)
-        radii = radii / radii[-1]
+        known = jnp.all((values > 0) & jnp.isfinite(values))
+        radii = radii / jnp.where(known, radii[-1], 1.0)
         design = jnp.stack([radii**power for power in range(degree + 1)], axis=1)
-        return jnp.linalg.lstsq(design, values)[0][0]
+        fitted = jnp.linalg.lstsq(design, jnp.where(known, values, 0.0))[0][0]
+        # Nothing to fit where duplicates or ties make every value 0 or some infinite.
+        return jnp.where(known, fitted, jnp.mean(values)), known
 
-    found = lax.map(intercept, jax.random.split(key, samples))
+    found, known = lax.map(intercept, jax.random.split(key, samples))
+    stderr = jnp.where(jnp.all(known), jnp.std(found, ddof=1), jnp.inf)
     blank = jnp.full(points.shape[0], jnp.nan, points.dtype)
-    return DimensionEstimate(
-        jnp.mean(found), jnp.std(found, ddof=1), blank, jnp.asarray(points.shape[0])
-    )
+    return DimensionEstimate(jnp.mean(found), stderr, blank, jnp.asarray(points.shape[0]))

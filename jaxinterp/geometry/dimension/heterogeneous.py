@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxinterp.geometry.dimension.estimate import usable
+from jaxinterp.geometry.dimension.estimate import check_distances, usable
 from jaxinterp.geometry.dimension.levina_bickel import levina_bickel
+from jaxinterp.geometry.dimension.root import HIGHEST
 from jaxinterp.geometry.dimension.two_nn import log_ratio
 
 
@@ -22,7 +23,6 @@ class DimensionMixture(NamedTuple):
     change: Float[Array, ""]  # of the dimensions in the last iteration, relative
 
 
-@partial(jax.jit, static_argnames=("components", "consistency", "neighbors", "iterations"))
 def heterogeneous_dimension(
     distances: Float[Array, "n k"],
     indices: Int[Array, "n k"],
@@ -53,27 +53,47 @@ def heterogeneous_dimension(
         iterations: of expectation-maximisation.
 
     Returns:
-        `DimensionMixture`. Points with `r_1 = 0` follow their neighbours.
+        `DimensionMixture`. Points with `r_1 = 0` follow their neighbours. Dimensions end at 1e4,
+        that of a component whose distances are all tied. No usable point: dimensions 0 and an
+        infinite change.
 
     Raises:
-        ValueError: unless 0.5 < consistency < 1 and there are enough neighbours.
+        ValueError: unless 0.5 < consistency < 1, components >= 1 and neighbors >= 1, with too few
+            neighbours, or on invalid distances.
 
     Reference: Allegra, Facco, Denti, Laio, Mira, Data segmentation based on the local intrinsic
         dimension, Scientific Reports 10 (2020), methods.
     """
     if not 0.5 < consistency < 1:
         raise ValueError(f"consistency must be between 0.5 and 1, got {consistency}")
-    if distances.shape[1] < max(2, neighbors):
-        raise ValueError(f"needs {max(2, neighbors)} neighbours, got {distances.shape[1]}")
+    if components < 1 or neighbors < 1:
+        raise ValueError(
+            f"needs components >= 1 and neighbors >= 1, got {components} and {neighbors}"
+        )
+    distances = check_distances(distances, max(2, neighbors))
+    return _heterogeneous(distances, indices, components, consistency, neighbors, iterations)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _heterogeneous(
+    distances: Array,
+    indices: Array,
+    components: int,
+    consistency: float,
+    neighbors: int,
+    iterations: int,
+) -> DimensionMixture:
     used = usable(distances)
+    some = jnp.any(used)
     ratio = log_ratio(distances[:, 0], distances[:, 1], used)
     near = indices[:, :neighbors]
     coupling = jnp.log(consistency / (1 - consistency))
     # Smoothed local dimensions are far less noisy than single ratios: start from their quantiles.
     local = levina_bickel(distances).per_point
-    local = jnp.nanmean(local[near], axis=1)
-    share = (jnp.arange(components) + 0.5) / components
+    local = jnp.minimum(jnp.nanmean(local[near], axis=1), HIGHEST)
+    share = (jnp.arange(components, dtype=distances.dtype) + 0.5) / components
     start = jnp.nanquantile(local, share)
+    start = jnp.where(jnp.isnan(start), 1.0, start)  # no point among anybody's neighbours is usable
 
     def expect(dimensions: Array, weights: Array, membership: Array) -> Array:
         likelihood = jnp.log(dimensions)[None, :] - dimensions[None, :] * ratio[:, None]
@@ -89,13 +109,15 @@ def heterogeneous_dimension(
         membership = expect(dimensions, weights, membership)
         mass = jnp.sum(jnp.where(used[:, None], membership, 0.0), axis=0)
         spent = jnp.sum(membership * ratio[:, None], axis=0)
-        new = (mass + 1e-3) / (spent + 1e-3 / dimensions)
+        new = jnp.minimum((mass + 1e-3) / (spent + 1e-3 / dimensions), HIGHEST)
         weights = (mass + 1.0) / jnp.sum(mass + 1.0)
         return new, weights, membership, jnp.max(jnp.abs(new / dimensions - 1))
 
     membership = jax.nn.softmax(-jnp.abs(jnp.log(local[:, None] / start[None, :])) * 4, axis=1)
     membership = jnp.where(jnp.isnan(membership), 1 / components, membership)
-    state = start, jnp.full(components, 1 / components), membership, jnp.asarray(jnp.inf)
+    weights = jnp.full_like(start, 1 / components)
+    state = start, weights, membership, jnp.asarray(jnp.inf, start.dtype)
     dimensions, weights, membership, change = lax.fori_loop(0, iterations, step, state)
+    dimensions, change = jnp.where(some, dimensions, 0.0), jnp.where(some, change, jnp.inf)
     order = jnp.argsort(dimensions)
     return DimensionMixture(dimensions[order], weights[order], membership[:, order], change)

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate
-from jaxinterp.geometry.dimension.root import slope_of_log
+from jaxinterp.geometry.dimension.root import HIGHEST, slope_of_log
 from jaxinterp.geometry.neighbors import k_nearest
 
 
@@ -41,10 +41,11 @@ def knn_graph_dimension(
         repeats: slopes that are averaged.
 
     Returns:
-        `DimensionEstimate`; `per_point` is nan.
+        `DimensionEstimate`; `per_point` is nan. A subset whose graph has no length: value 0 with
+        infinite error. A dimension above 1e4, as of equal distances: value and error infinite.
 
     Raises:
-        ValueError: with too few points.
+        ValueError: with too few points, steps < 2, repeats < 2 or power <= 0.
 
     Reference: Costa, Hero, Geodesic entropic graphs for dimension and entropy estimation in
         manifold learning, IEEE TSP 52 (2004), section IV.
@@ -52,18 +53,29 @@ def knn_graph_dimension(
     number = points.shape[0]
     if number < 8 * (k + 1):
         raise ValueError(f"needs at least {8 * (k + 1)} points for k={k}, got {number}")
+    if steps < 2 or repeats < 2 or power <= 0:
+        raise ValueError(
+            f"needs steps >= 2, repeats >= 2 and power > 0, got {steps}, {repeats}, {power}"
+        )
     sizes = [round(number * 0.25 ** (step / (steps - 1))) for step in range(steps)]
 
-    def slope(one_key: Array) -> Array:
+    def slope(one_key: Array) -> tuple[Array, Array]:
         order = jax.random.permutation(one_key, points)
         found = [k_nearest(order[:size], k).distances for size in sizes]
         lengths = jnp.stack([jnp.sum(distances**power) for distances in found])
-        return slope_of_log(lengths, jnp.asarray(sizes, points.dtype))
+        positive = jnp.all(lengths > 0)
+        lengths = jnp.where(positive, lengths, 1.0)
+        return slope_of_log(lengths, jnp.asarray(sizes, lengths.dtype)), positive
 
-    slopes = lax.map(slope, jax.random.split(key, repeats))
-    mean = jnp.mean(slopes)
-    value = jnp.where(mean < 1, power / jnp.where(mean < 1, 1 - mean, 1.0), jnp.inf)
+    slopes, positive = lax.map(slope, jax.random.split(key, repeats))
+    mean, known = jnp.mean(slopes), jnp.all(positive)
+    # A slope of one up to rounding: the graph grows as fast as the number of points.
+    finite = mean < 1 - power / HIGHEST
+    value = jnp.where(finite, power / jnp.where(finite, 1 - mean, 1.0), jnp.inf)
     stderr = jnp.std(slopes, ddof=1) / jnp.sqrt(repeats) * value**2 / power
     return DimensionEstimate(
-        value, stderr, jnp.full(number, jnp.nan, points.dtype), jnp.asarray(number)
+        jnp.where(known, value, 0.0),
+        jnp.where(known & finite, stderr, jnp.inf),
+        jnp.full(number, jnp.nan, points.dtype),
+        jnp.asarray(number),
     )

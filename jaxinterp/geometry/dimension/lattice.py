@@ -33,8 +33,8 @@ def lattice_dimension(
         block: rows per step.
 
     Returns:
-        `DimensionEstimate`; `per_point` is nan. No pair within the inner radius: value 0 with
-        infinite error.
+        `DimensionEstimate`; `per_point` is nan. No pair within the inner radius, or none between
+        the radii: value 0 with infinite error.
 
     Raises:
         ValueError: unless 1 <= inner < outer.
@@ -60,7 +60,7 @@ def _lattice_dimension(points: Array, inner: int, outer: int, block: int) -> Dim
     near, far = (
         one.astype(jnp.float32) for one in lax.map(count, points, batch_size=min(block, number))
     )
-    valid = jnp.sum(near) > 0
+    valid = (jnp.sum(near) > 0) & jnp.any(far > near)
     share = jnp.mean(near) / jnp.maximum(jnp.mean(far), 1e-9)
 
     def ratio(dimension: Array) -> Array:

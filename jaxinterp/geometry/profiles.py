@@ -157,9 +157,14 @@ def half_sample_error(
     Returns:
         The standard error, of the shape of one estimate.
 
+    Raises:
+        ValueError: with fewer than 2 samples.
+
     Reference: Politis, Romano, Wolf, Subsampling (1999), chapter 2; Shao, Wu, Annals of Statistics
         17 (1989).
     """
+    if samples < 2:
+        raise ValueError(f"samples is {samples}: a spread over halves needs at least 2")
     half = points.shape[0] // 2
 
     def of_half(one_key: Array) -> Array:
@@ -194,11 +199,13 @@ def decimation(
         scale.
 
     Raises:
-        ValueError: with fewer than `smallest` points.
+        ValueError: with fewer than `smallest` points, or smallest below 1.
 
     Reference: Facco, d'Errico, Rodriguez, Laio, Scientific Reports 7 (2017), section 2.
     """
     number = points.shape[0]
+    if smallest < 1:
+        raise ValueError(f"smallest is {smallest}: a subset needs at least 1 point")
     if number < smallest:
         raise ValueError(f"got {number} points, fewer than smallest={smallest}")
     levels = (number // smallest).bit_length()
@@ -208,12 +215,11 @@ def decimation(
         size = number >> level
         subsets = points[: size << level].reshape(1 << level, size, -1)
         found = lax.map(estimate, subsets)
-        spread = jnp.std(found.value, ddof=1) if level else jnp.zeros(())
+        spread = jnp.std(found.value, ddof=1) if level else 0.0
         sizes.append(float(size))
         values.append(jnp.mean(found.value))
         # Two or four subsets say little about their own spread: never report less than they claim.
         claimed = jnp.sqrt(jnp.mean(found.stderr**2))
-        stderrs.append(jnp.maximum(spread, claimed) / jnp.sqrt(1.0 * (1 << level)))
-    return ScaleScan(
-        jnp.asarray(sizes), jnp.full(levels, jnp.nan), jnp.stack(values), jnp.stack(stderrs)
-    )
+        stderrs.append(jnp.maximum(spread, claimed) / 2 ** (level / 2))
+    scales = jnp.asarray(sizes, values[0].dtype)
+    return ScaleScan(scales, jnp.full_like(scales, jnp.nan), jnp.stack(values), jnp.stack(stderrs))

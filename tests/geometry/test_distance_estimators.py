@@ -84,11 +84,22 @@ def test_nothing_to_estimate(name):
     assert found.n_used == 0
 
 
-@pytest.mark.parametrize("name", ["two_nn", "hill", "moments", "mada"])
+@pytest.mark.parametrize("name", ["two_nn", "hill", "moments", "mada", "gride", "mind"])
 def test_equal_distances_are_an_infinite_dimension(name):
     found = ESTIMATORS[name](jnp.ones((30, 12)))
     assert jnp.isinf(found.value)
     assert jnp.isinf(found.stderr)
+
+
+def test_median_next_to_infinite_dimensions():
+    """11 dimensions of 1 and 9 without limit: between the two only the inverses have a mean."""
+    distances = jnp.stack([jnp.where(jnp.arange(20) < 11, 0.5, 1.0), jnp.ones(20)], axis=1)
+    median = geometry.mada(distances, k=2, pooling="median")
+    np.testing.assert_allclose(median.value, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(median.stderr, 5 * np.sqrt(9 * 11 / 20) / 20, rtol=1e-5)
+    median = geometry.mada(distances.at[:2, 0].set(1.0), k=2, pooling="median")
+    assert jnp.isinf(median.value)
+    assert jnp.isinf(median.stderr)
 
 
 @pytest.mark.parametrize("name", ["two_nn", "hill", "gride", "mind"])
@@ -119,8 +130,16 @@ def test_bad_distances(name, distances, message):
         ESTIMATORS[name](distances)
 
 
-def test_bad_options():
+def test_bad_options(monkeypatch):
+    # The types of this run's checker would refuse an unknown word first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     distances = model_distances(2.0, 20)
+    indices = jnp.zeros(distances.shape, jnp.int32)
+    mixture = geometry.heterogeneous_dimension
+
+    def half_samples(samples):
+        return geometry.half_sample_error(distances, KEY, samples=samples, estimate=jnp.mean)
+
     for call, message in [
         (lambda: geometry.two_nn(distances[:, :1]), "2 neighbours, got 1"),
         (lambda: geometry.two_nn(distances, discard=1.0), "got 1.0"),
@@ -131,6 +150,15 @@ def test_bad_options():
         (lambda: geometry.binomial(distances, k=5, ratio=1.0), "got 1.0"),
         (lambda: geometry.mind(distances, k=0), "got 0"),
         (lambda: geometry.method_of_moments(distances, k=1), "got 1"),
+        (lambda: geometry.levina_bickel(distances, pooling="max"), "or median, got 'max'"),
+        (lambda: geometry.method_of_moments(distances, pooling="max"), "or median, got 'max'"),
+        (lambda: geometry.mada(distances, pooling="max"), "or median, got 'max'"),
+        (lambda: geometry.angle_based(distances, indices, pooling="max"), "or median, got 'max'"),
+        (lambda: mixture(distances, indices, components=0), "got 0 and 3"),
+        (lambda: mixture(distances, indices, neighbors=0), "got 2 and 0"),
+        (lambda: mixture(-distances, indices), "non-negative"),
+        (lambda: half_samples(1), "samples is 1"),
+        (lambda: geometry.decimation(distances, KEY, smallest=0), "smallest is 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -13,7 +13,7 @@ from jaxinterp.geometry.dimension.estimate import (
     error_of_mean,
     mean_over,
 )
-from jaxinterp.geometry.dimension.root import positive_root
+from jaxinterp.geometry.dimension.root import HIGHEST, positive_root
 from jaxinterp.geometry.dimension.two_nn import log_ratio
 
 
@@ -45,7 +45,8 @@ def gride(
 
     Returns:
         `DimensionEstimate`; `per_point` is the one-point `1 / ln mu` scaled to be unbiased pooled.
-        No usable point: value 0 with infinite error.
+        No usable point: value 0 with infinite error. A dimension above 1e4, as of equal distances:
+        value and error infinite.
 
     Raises:
         ValueError: unless 1 <= n1 < n2 <= k, or on invalid distances.
@@ -116,7 +117,7 @@ def ratio_likelihood(
         quantiles = jnp.nanquantile(
             jnp.where(used, jnp.exp(ratio), jnp.nan), jnp.asarray([0.5, 0.95])
         )
-        used = used & (jnp.exp(ratio) < quantiles[0] + 20 * (quantiles[1] - quantiles[0]))
+        used = used & (jnp.exp(ratio) <= quantiles[0] + 20 * (quantiles[1] - quantiles[0]))
     # A tie gets the smallest positive ratio: its score is then finite and drops out.
     ratio = jnp.maximum(jnp.where(used, ratio, 1.0), jnp.finfo(ratio.dtype).eps)
     count = jnp.sum(used)
@@ -133,8 +134,10 @@ def ratio_likelihood(
     half = jnp.minimum(value * ratio / 2, 40.0)
     information = 1 / value**2 + (n2 - n1 - 1) * (ratio / (2 * jnp.sinh(half))) ** 2
     stderr = error_of_mean(scores(value), used, indices) / mean_over(information, used)
-    enough = count > 1
     per_point = jnp.where(used, value * mean_over(ratio, used) / ratio, jnp.nan)
-    return DimensionEstimate(
-        jnp.where(enough, value, 0.0), jnp.where(enough, stderr, jnp.inf), per_point, count
-    )
+    # Where the likelihood still rises at the end of the search it has no maximum.
+    bounded = equation(jnp.full_like(value, HIGHEST)) < 0
+    enough = count > 1
+    value = jnp.where(bounded, value, jnp.inf)
+    stderr = jnp.where(enough & bounded, stderr, jnp.inf)
+    return DimensionEstimate(jnp.where(enough, value, 0.0), stderr, per_point, count)

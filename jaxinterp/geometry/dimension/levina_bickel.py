@@ -59,8 +59,6 @@ def levina_bickel(
     k = distances.shape[-1] if k is None else k
     if k < 2 + unbiased:
         raise ValueError(f"k must be at least {2 + unbiased}, got {k}")
-    if pooling not in ("inverse", "mean", "median"):
-        raise ValueError(f"pooling must be inverse, mean or median, got {pooling!r}")
     distances = check_distances(distances, k)[:, :k]
     return _levina_bickel(distances, indices, pooling, unbiased)
 
@@ -80,6 +78,8 @@ def pool(
     inverse: Float[Array, " n"], used: Array, indices: Array | None, pooling: Pooling
 ) -> DimensionEstimate:
     """Combine per-point inverse dimensions into one estimate with its error."""
+    if pooling not in ("inverse", "mean", "median"):
+        raise ValueError(f"pooling must be inverse, mean or median, got {pooling!r}")
     count = jnp.sum(used)
     positive = inverse > 0
     per_point = jnp.where(positive, 1 / jnp.where(positive, inverse, 1.0), jnp.inf)
@@ -92,11 +92,15 @@ def pool(
         value = mean_over(jnp.where(used, per_point, 0.0), used)
         stderr = error_of_mean(finite, used, indices)
     else:
-        values = jnp.where(used, per_point, jnp.nan)
-        low, value, high = jnp.nanquantile(values, jnp.asarray([0.4, 0.5, 0.6]))
+        levels = jnp.asarray([0.4, 0.5, 0.6], inverse.dtype)
+        quantiles = jnp.nanquantile(jnp.where(used, per_point, jnp.nan), levels)
+        # Next to an infinite dimension only the inverses can be interpolated.
+        inverses = jnp.nanquantile(jnp.where(used, inverse, jnp.nan), 1 - levels)
+        low, value, high = jnp.where(jnp.isfinite(quantiles), quantiles, 1 / inverses)
         # The influence of a point on a median is its sign over twice the density there.
-        inverse_density = (high - low) / 0.2
-        stderr = error_of_mean((values > value) * inverse_density, used, indices)
+        width = jnp.where(jnp.isfinite(high), high - low, value**2 / low)
+        inverse_density = width / 0.2
+        stderr = error_of_mean((per_point > value) * inverse_density, used, indices)
     stderr = jnp.where((count > 1) & jnp.isfinite(value), stderr, jnp.inf)
     per_point = jnp.where(used, per_point, jnp.nan)
     return DimensionEstimate(jnp.where(count > 0, value, 0.0), stderr, per_point, count)

@@ -13,7 +13,7 @@ from jaxinterp.geometry.dimension.estimate import (
     mean_over,
     usable,
 )
-from jaxinterp.geometry.dimension.root import positive_root
+from jaxinterp.geometry.dimension.root import HIGHEST, positive_root
 
 
 def mind(
@@ -39,7 +39,8 @@ def mind(
 
     Returns:
         `DimensionEstimate`; `per_point` is nan (one ratio has no finite maximum when `rho -> 1`).
-        No usable point: value 0 with infinite error.
+        No usable point: value 0 with infinite error. A dimension above 1e4, as of equal distances:
+        value and error infinite.
 
     Raises:
         ValueError: if k < 1, or on invalid distances.
@@ -57,7 +58,9 @@ def mind(
 def _mind(distances: Array, indices: Array | None, integer: bool) -> DimensionEstimate:
     k = distances.shape[1] - 1
     used = usable(distances)
-    safe = jnp.where(used[:, None], distances, jnp.arange(1.0, k + 2)[None, :])
+    safe = jnp.where(
+        used[:, None], distances, jnp.arange(1.0, k + 2, dtype=distances.dtype)[None, :]
+    )
     # A tie of the first and the last distance would put infinity into the likelihood.
     log_rho = jnp.log(safe[:, 0] / safe[:, -1])
     log_rho = jnp.minimum(log_rho, -jnp.finfo(log_rho.dtype).eps)
@@ -70,18 +73,23 @@ def _mind(distances: Array, indices: Array | None, integer: bool) -> DimensionEs
     def scores(dimension: Array) -> Array:
         return 1 / dimension + log_rho + (k - 1) * log_rho / -jnp.expm1(-dimension * log_rho)
 
-    value = positive_root(lambda dimension: mean_over(scores(dimension), used), log_rho)
+    def equation(dimension: Array) -> Array:
+        return mean_over(scores(dimension), used)
+
+    value = positive_root(equation, log_rho)
     information = 1 / value**2 + (k - 1) * (log_rho / (2 * jnp.sinh(value * log_rho / 2))) ** 2
     stderr = error_of_mean(scores(value), used, indices) / mean_over(information, used)
     if integer:
         # The likelihood is concave: its best integer is next to its maximum.
         low = jnp.maximum(jnp.floor(value), 1.0)
         value = jnp.where(likelihood(low + 1) > likelihood(low), low + 1, low)
+    # Where the likelihood still rises at the end of the search it has no maximum.
+    bounded = equation(jnp.full_like(value, HIGHEST)) < 0
     count = jnp.sum(used)
     enough = count > 1
     return DimensionEstimate(
-        jnp.where(enough, value, 0.0),
-        jnp.where(enough, stderr, jnp.inf),
+        jnp.where(enough, jnp.where(bounded, value, jnp.inf), 0.0),
+        jnp.where(enough & bounded, stderr, jnp.inf),
         jnp.full(used.shape, jnp.nan, distances.dtype),
         count,
     )

@@ -36,7 +36,7 @@ def method_of_moments(
         `DimensionEstimate` with `per_point` `d_i`. No usable point: value 0 with infinite error.
 
     Raises:
-        ValueError: if k < 2, or on invalid distances.
+        ValueError: if k < 2, on an unknown pooling, or on invalid distances.
 
     Reference: Amsaleg et al., Extreme-value-theoretic estimation of local intrinsic
         dimensionality, Data Mining and Knowledge Discovery 32 (2018), section 5.2.
@@ -82,7 +82,7 @@ def mada(
         `DimensionEstimate` with `per_point` `d_i`. No usable point: value 0 with infinite error.
 
     Raises:
-        ValueError: unless 1 <= inner < k, or on invalid distances.
+        ValueError: unless 1 <= inner < k, on an unknown pooling, or on invalid distances.
 
     Reference: Farahmand, Szepesvari, Audibert, Manifold-adaptive dimension estimation, ICML (2007),
         equation 3.

@@ -102,6 +102,38 @@ def test_median_next_to_infinite_dimensions():
     assert jnp.isinf(median.stderr)
 
 
+def test_error_of_the_posterior():
+    distances = model_distances(3.0, 100, k=2)
+    ratio = jnp.log(distances[:, 1] / distances[:, 0])
+    strong = {"method": "bayes", "prior": (1000.0, 333.0)}
+    estimate = geometry.two_nn(distances, **strong)
+    np.testing.assert_allclose(estimate.stderr, 1100**0.5 / (333 + jnp.sum(ratio)), rtol=1e-5)
+    # Points in the order of their ratios, each a neighbour of the two behind it.
+    behind = (jnp.arange(100)[:, None] + jnp.arange(1, 3)[None, :]) % 100
+    shared = geometry.two_nn(distances[jnp.argsort(ratio)], indices=behind, **strong)
+    assert 1.8 < shared.stderr / estimate.stderr < 5**0.5
+
+
+def test_dtype_under_x64():
+    def all_of(distances, indices, matrix):
+        return (
+            [geometry.two_nn(distances, method=m) for m in ("line", "censored", "bayes")],
+            [geometry.mind(distances), geometry.levina_bickel(distances, pooling="median")],
+            geometry.adaptive_dimension(distances, indices),
+            geometry.adaptive_dimension(distances, indices, method="gride"),
+            geometry.heterogeneous_dimension(distances, indices),
+            geometry.persistent_homology_dimension(matrix, KEY),
+            geometry.magnitude_dimension(matrix, matrix[0]),
+            geometry.intrinsic_dimension(distances, scan_neighbors=2),
+            geometry.decimation(distances, KEY, smallest=30),
+        )
+
+    shapes = ((100, 12), jnp.float32), ((100, 12), jnp.int32), ((100, 100), jnp.float32)
+    with jax.enable_x64(True):
+        results = jax.eval_shape(all_of, *(jax.ShapeDtypeStruct(*one) for one in shapes))
+    assert jnp.float64 not in {leaf.dtype for leaf in jax.tree.leaves(results)}
+
+
 @pytest.mark.parametrize("name", ["two_nn", "hill", "gride", "mind"])
 def test_gradient(name):
     estimate, distances = ESTIMATORS[name], model_distances(4.0, 200)

@@ -77,7 +77,7 @@ def persistent_homology_dimension(
     valid = jnp.ones(number, bool) if valid is None else valid
     count = jnp.sum(valid)
     enough = count >= 2 * smallest
-    share = jnp.arange(steps) / (steps - 1)
+    share = jnp.arange(steps, dtype=distances.dtype) / (steps - 1)
     sizes = jnp.round(smallest + share * (count - smallest)).astype(jnp.int32)
     sizes = jnp.clip(sizes, min(2, number), number)
 
@@ -94,9 +94,8 @@ def persistent_homology_dimension(
     lengths = jnp.median(lax.map(length_at, (sizes, jax.random.split(key, steps))), axis=2)
     positive = jnp.all(lengths > 0) & enough
     safe = jnp.where(positive, lengths, 1.0 + jnp.arange(steps)[:, None])
-    slopes = jax.vmap(slope_of_log, (1, None))(
-        safe, jnp.where(enough, sizes, 1 + jnp.arange(steps))
-    )
+    spread = jnp.where(enough, sizes, 1 + jnp.arange(steps)).astype(safe.dtype)
+    slopes = jax.vmap(slope_of_log, (1, None))(safe, spread)
     slope = jnp.mean(slopes)
     # A slope of one or more: trees grow as fast as the number of points, dimension without limit.
     finite = slope < 1

@@ -43,6 +43,17 @@ def of_points(function: F) -> F:
     return cast(F, checked)
 
 
+def of_finite_points(function: F) -> F:
+    """The same function of points of whatever type, which are checked as in `as_points`."""
+
+    @functools.wraps(function)
+    def checked(points: Any, *others: Any, **named: Any) -> Any:
+        check_finite(points)
+        return function(points, *others, **named)
+
+    return cast(F, checked)
+
+
 def check_points(points: Array, k: int) -> Array:
     """As `as_points`, of points that have k others each."""
     points = as_points(points)

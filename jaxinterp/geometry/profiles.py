@@ -13,7 +13,7 @@ from jaxinterp.geometry.dimension.estimate import DimensionEstimate, ScaleScan
 from jaxinterp.geometry.dimension.two_nn import two_nn
 from jaxinterp.geometry.neighborhoods import map_neighborhoods
 from jaxinterp.geometry.neighbors import k_nearest
-from jaxinterp.geometry.points import check_finite, of_points
+from jaxinterp.geometry.points import check_finite, of_finite_points, of_points
 
 T = TypeVar("T")
 
@@ -134,6 +134,7 @@ def neighbor_scan(
     return ScaleScan(jnp.asarray(sizes, distances.dtype), radii, values, stderrs)
 
 
+@of_finite_points
 @partial(jax.jit, static_argnames=("samples", "estimate"))
 def half_sample_error(
     points: Float[Array, "n d"],
@@ -173,6 +174,7 @@ def half_sample_error(
     return jnp.std(lax.map(of_half, jax.random.split(key, samples)), axis=0, ddof=1)
 
 
+@of_finite_points
 @partial(jax.jit, static_argnames=("estimate", "smallest"))
 def decimation(
     points: Float[Array, "n d"],

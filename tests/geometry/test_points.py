@@ -42,6 +42,22 @@ def test_every_type_is_computed_in_float32(name):
         function(broken[0])
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        geometry.decimation,
+        geometry.knn_graph_dimension,
+        geometry.extrapolated_likelihood,
+        lambda x, key: geometry.half_sample_error(x, key, estimate=lambda half: half.mean()),
+        lambda x, key: geometry.danco(x, None),
+    ],
+)
+def test_estimates_of_estimates_refuse_what_is_not_finite(function):
+    broken = jnp.asarray(WHOLE, jnp.float32).at[7, 2].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"points of shape \(120, 6\) contain NaN"):
+        function(broken, jax.random.key(0))
+
+
 def test_what_is_no_number_does_not_become_zero_under_a_trace():
     broken = jnp.asarray(WHOLE, jnp.float32).at[7, 2].set(jnp.nan)
     spectrum = jax.jit(geometry.covariance_spectrum)(broken)

@@ -13,6 +13,7 @@ from jaxinterp.geometry.dimension.mind import mind
 from jaxinterp.geometry.dimension.root import HIGHEST
 from jaxinterp.geometry.neighborhoods import gram, map_neighborhoods
 from jaxinterp.geometry.neighbors import k_nearest
+from jaxinterp.geometry.points import of_points
 
 
 class NeighborStatistics(NamedTuple):
@@ -31,6 +32,7 @@ class Danco(NamedTuple):
     statistics: NeighborStatistics
 
 
+@of_points
 @partial(jax.jit, static_argnames=("k",))
 def neighbor_statistics(points: Float[Array, "n d"], *, k: int = 10) -> NeighborStatistics:
     """MiND dimension, mean angle and angular concentration of the k nearest neighbours."""
@@ -70,6 +72,7 @@ def ball_statistics(key: Array, *, number: int, largest: int, k: int = 10) -> Ne
     return lax.map(of_dimension, jnp.arange(1, largest + 1))
 
 
+@of_points
 @partial(jax.jit, static_argnames=("k",))
 def danco(points: Float[Array, "n d"], balls: NeighborStatistics, *, k: int = 10) -> Danco:
     r"""Intrinsic dimension by angle and norm concentration (DANCo).

@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate
 from jaxinterp.geometry.dimension.levina_bickel import levina_bickel
 from jaxinterp.geometry.neighbors import k_nearest
+from jaxinterp.geometry.points import of_points
 
 
+@of_points
 @partial(jax.jit, static_argnames=("smallest", "largest", "degree", "samples"))
 def extrapolated_likelihood(
     points: Float[Array, "n d"],

@@ -10,8 +10,10 @@ from jaxtyping import Array, Float
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate
 from jaxinterp.geometry.dimension.root import HIGHEST, slope_of_log
 from jaxinterp.geometry.neighbors import k_nearest
+from jaxinterp.geometry.points import of_points
 
 
+@of_points
 @partial(jax.jit, static_argnames=("k", "power", "steps", "repeats"))
 def knn_graph_dimension(
     points: Float[Array, "n d"],

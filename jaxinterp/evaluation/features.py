@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxinterp.data import Rows
 from jaxinterp.dictionaries.base import Codes, Dictionary
+from jaxinterp.dictionaries.base import latents as latents_of
 from jaxinterp.encoders.encoder import Encoder
 
 
@@ -36,7 +37,7 @@ def top_rows(
     """Finds, in one pass and for all latents at once, the n rows where each is strongest.
 
     Args:
-        dictionary: a variant whose codes are `Codes`.
+        dictionary: any variant, its codes sparse or dense.
         params: its parameters.
         batches: `(activations, row, position)` triples; equal sizes compile once.
         n: rows kept per latent, at most one hit each, so that contexts differ.
@@ -48,18 +49,20 @@ def top_rows(
     width = dictionary.width
     best = TopRows(*(np.zeros((width, n), t) for t in (np.float32, np.int32, np.int32)))
     for x, rows, positions in batches:
-        codes: Codes = jax.tree.map(np.asarray, encode(params, jnp.asarray(x)))
-        k = codes.values.shape[1]
-        active = codes.values.ravel() > 0
-        new = (
-            codes.indices.ravel()[active],
-            codes.values.ravel()[active],
-            np.repeat(rows, k)[active],
-            np.repeat(positions, k)[active],
-        )
+        at, latent, value = _active(encode(params, jnp.asarray(x)))
+        new = latent, value, rows[at], positions[at]
         old = (np.repeat(np.arange(width), n), *(a.ravel() for a in best))
         best = _keep_best(*(np.concatenate(pair) for pair in zip(old, new, strict=True)), width, n)
     return best
+
+
+def _active(codes: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, latent, value) of every positive activation of a batch."""
+    codes = jax.tree.map(np.asarray, latents_of(codes))
+    values = codes.values if isinstance(codes, Codes) else codes
+    row, place = np.nonzero(values > 0)
+    latent = codes.indices[row, place] if isinstance(codes, Codes) else place
+    return row, latent, values[row, place]
 
 
 def _keep_best(
@@ -91,7 +94,7 @@ def histograms(
     """Counts of each latent's positive activations in equal bins from 0 to its peak.
 
     Args:
-        dictionary: a variant whose codes are `Codes`.
+        dictionary: any variant, its codes sparse or dense.
         params: its parameters.
         batches: activations; equal sizes compile once.
         peak: largest activation of each latent.
@@ -103,7 +106,9 @@ def histograms(
 
     @jax.jit
     def count(params: Any, x: Array, width_of_bin: Array) -> Array:
-        codes: Codes = dictionary.encode(params, x)
+        codes = latents_of(dictionary.encode(params, x))
+        if not isinstance(codes, Codes):
+            codes = Codes(codes, jnp.broadcast_to(jnp.arange(dictionary.width)[None], codes.shape))
         place = jnp.floor(codes.values / width_of_bin[codes.indices]).astype(jnp.int32)
         place = jnp.clip(place, 0, bins - 1)
         zeros = jnp.zeros((dictionary.width, bins))
@@ -131,7 +136,7 @@ def row_activations(
 
     Args:
         encoder: the model.
-        dictionary: a variant whose codes are `Codes`.
+        dictionary: any variant, its codes sparse or dense.
         params: its parameters.
         rows: the text.
         site: the site the dictionary reads.
@@ -145,22 +150,24 @@ def row_activations(
     different, inverse = np.unique(which, return_inverse=True)
 
     @jax.jit
-    def codes_of(model_params: Any, params: Any, tokens: Array, mask: Array) -> Codes:
+    def codes_of(model_params: Any, params: Any, tokens: Array, mask: Array) -> Codes | Array:
         _, captured = encoder.forward(
             model_params, encoder.config, tokens, mask=mask, capture=(site,), return_logits=False
         )
-        return dictionary.encode(params, captured[site])
+        return latents_of(dictionary.encode(params, captured[site]))
 
     result = np.zeros((len(latents), rows.tokens.shape[1]), np.float32)
     for start in range(0, len(different), batch):
         chosen = different[start : start + batch]
         filled = np.resize(chosen, batch)
         codes = codes_of(encoder.params, params, rows.tokens[filled], rows.mask[filled])
-        values, indices = np.asarray(codes.values), np.asarray(codes.indices)
         pairs = np.flatnonzero((inverse >= start) & (inverse < start + len(chosen)))
         local = inverse[pairs] - start
-        hit = indices[local] == latents[pairs][:, None, None]
-        result[pairs] = np.where(hit, values[local], 0).sum(-1)
+        if isinstance(codes, Codes):
+            hit = np.asarray(codes.indices)[local] == latents[pairs][:, None, None]
+            result[pairs] = np.where(hit, np.asarray(codes.values)[local], 0).sum(-1)
+        else:
+            result[pairs] = np.asarray(codes)[local, :, latents[pairs]]
     real = rows.mask[which].copy()
     real[:, 0] = False
     return result * real

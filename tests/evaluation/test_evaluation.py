@@ -201,6 +201,27 @@ def test_histograms_count_every_activation(setting):
     )  # a value on a bin edge may fall either side
 
 
+def test_dense_codes_and_codes_with_a_rest_are_shown_as_sparse_ones(shipped, setting):
+    rows, x, row, position, dictionary, params = setting
+    peak = dense_codes(dictionary, params, x).max(0)
+    latents, which = np.argsort(-peak)[:3], np.asarray([0, 2, 1])
+
+    def with_rest(params, x):
+        codes = dictionary.encode(params, x)
+        return base.WithRest(base.densify(codes, WIDTH), jnp.zeros_like(x))
+
+    def shown(encode):
+        made = dictionary._replace(encode=encode)
+        best = features.top_rows(made, params, [(x, row, position)], 4)
+        counts = features.histograms(made, params, [x], peak)
+        along = features.row_activations(shipped, made, params, rows, SITE, latents, which)
+        return (*best, counts, along)
+
+    for dense, sparse in zip(shown(with_rest), shown(dictionary.encode), strict=True):
+        np.testing.assert_allclose(dense, sparse, rtol=1e-5)
+        assert sparse.any()
+
+
 def test_direct_logits_are_what_a_direction_adds_to_the_logits(shipped):
     """With the norm's scale frozen, adding a direction adds its direct logits."""
     config, params = shipped.config, shipped.params

@@ -21,17 +21,20 @@ def dimension_of(cloud: jax.Array, neighbors: int) -> dict[str, Any]:
     """Estimates of one cloud from one search for neighbours, repeated points counted once.
 
     TwoNN, Levina-Bickel, the recommended `intrinsic_dimension`, and GRIDE over scales.
+    Levina-Bickel is None where no more than `neighbors` different points are left.
     """
     distinct = first_occurrences(cloud)
     found = k_nearest(cloud, min(max(neighbors, _SCAN_NEIGHBORS), len(cloud) - 1), valid=distinct)
     best = dimension_from_neighbors(found, distinct)
-    hill = levina_bickel(found.distances, k=neighbors, indices=found.indices)
+    points, hill = int(distinct.sum()), None
+    if points > neighbors:
+        hill = levina_bickel(found.distances, k=neighbors, indices=found.indices)
     return {
         "two_nn": float(best.uncorrected.value),
         "two_nn_error": float(best.uncorrected.stderr),
-        "mle": float(hill.value),
-        "mle_error": float(hill.stderr),
-        "points": int(distinct.sum()),
+        "mle": None if hill is None else float(hill.value),
+        "mle_error": None if hill is None else float(hill.stderr),
+        "points": points,
     } | recommended(best)
 
 

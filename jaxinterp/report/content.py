@@ -55,7 +55,7 @@ class LayerDimension:
         layer_name: the layer as the axis shows it ("0", "blocks.3", "embed").
         two_nn: TwoNN estimate; None or NaN where it has none.
         two_nn_error: its standard error, drawn as plus and minus one.
-        mle: Levina-Bickel maximum-likelihood estimate.
+        mle: Levina-Bickel maximum-likelihood estimate; likewise.
         mle_error: its standard error.
         points: number of activation vectors the estimates rest on.
     """

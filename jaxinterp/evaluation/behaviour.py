@@ -1,6 +1,7 @@
 """What a reconstruction does to the model: its predictions with the activation replaced."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from jaxinterp.encoders.encoder import Encoder
 
 class CrossEntropy(NamedTuple):
     """Mean next-token losses, and divergences from the untouched model, in nats a token.
+
+    A share that is recovered is NaN where there is nothing to recover.
 
     Attributes:
         clean: loss of the untouched model.
@@ -38,11 +41,11 @@ class CrossEntropy(NamedTuple):
 
     def recovered(self) -> float:
         """`(ablated - spliced) / (ablated - clean)`: 1 is lossless, 0 no better than zeros."""
-        return (self.ablated - self.spliced) / (self.ablated - self.clean)
+        return _share(self.ablated - self.spliced, self.ablated - self.clean)
 
     def recovered_over_mean(self) -> float:
         """The same against mean ablation, a harder baseline."""
-        return (self.mean_ablated - self.spliced) / (self.mean_ablated - self.clean)
+        return _share(self.mean_ablated - self.spliced, self.mean_ablated - self.clean)
 
     def divergence_recovered(self) -> float:
         """`1 - KL(clean || spliced) / KL(clean || ablated)`.
@@ -50,11 +53,15 @@ class CrossEntropy(NamedTuple):
         Unlike the losses it sees every change of the predictions, also one that happens to suit
         the text: it can't exceed 1.
         """
-        return 1 - self.spliced_divergence / self.ablated_divergence
+        return 1 - _share(self.spliced_divergence, self.ablated_divergence)
 
     def divergence_recovered_over_mean(self) -> float:
         """The same against mean ablation."""
-        return 1 - self.spliced_divergence / self.mean_ablated_divergence
+        return 1 - _share(self.spliced_divergence, self.mean_ablated_divergence)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
 
 
 def cross_entropy(
@@ -70,8 +77,9 @@ def cross_entropy(
 ) -> CrossEntropy:
     """Splices a dictionary into a language model and reads its predictions.
 
-    The first position of every row is left as it is: the dictionary never saw it (see
-    `activations.harvest`), and every position attends to it.
+    Only places that `rows.keep` has are replaced, since the dictionary saw no others (see
+    `activations.harvest`), and never the first of a row, which every position attends to. The
+    losses are over all tokens.
 
     Args:
         encoder: a language model.
@@ -84,18 +92,22 @@ def cross_entropy(
         batch: rows in a forward.
 
     Returns:
-        The losses and divergences, over the same tokens.
-    """
-    into = into or site
+        The losses and divergences, over the same tokens, computed in float32 or wider.
 
-    total, count = np.zeros(7), 0
+    Raises:
+        ValueError: no row has two tokens.
+    """
+    into, count = into or site, int(rows.mask[:, 1:].sum())
+    if not count:
+        raise ValueError(
+            f"no tokens to measure on in {len(rows.tokens)} rows: give rows of two tokens or more"
+        )
+    total = np.zeros(7)
     for start in range(0, len(rows.tokens), batch):
-        tokens, mask = rows.tokens[start : start + batch], rows.mask[start : start + batch]
-        missing = ((0, batch - len(tokens)), (0, 0))
-        tokens, mask = np.pad(tokens, missing), np.pad(mask, missing)
-        arrays = encoder.params, params, jnp.asarray(mean), tokens, mask
+        part = [a[start : start + batch] for a in (rows.tokens, rows.mask, rows.keep)]
+        tokens, mask, keep = (np.pad(a, ((0, batch - len(a)), (0, 0))) for a in part)
+        arrays = encoder.params, params, jnp.asarray(mean), tokens, mask, keep
         total += np.asarray(_sums(encoder.forward, encoder.config, dictionary, site, into, *arrays))
-        count += int(mask[:, 1:].sum())
     return CrossEntropy(*(float(t) for t in total / count))
 
 
@@ -113,17 +125,19 @@ def _sums(
     mean: Array,
     tokens: Array,
     mask: Array,
+    keep: Array,
 ) -> Array:
     """Sums over tokens of the four losses and the three divergences."""
 
     def replaced(value: Array, new: Array) -> Array:
-        first = (jnp.arange(value.shape[1]) == 0)[None, :, None]
-        return jnp.where(first, value, new)
+        seen = keep & (jnp.arange(keep.shape[1]) > 0)[None]
+        return jnp.where(seen[:, :, None], new, value)
 
     def log_probabilities(edit: Callable[[Array], Array] | None) -> Array:
         edits = {} if edit is None else {into: lambda value, layer: replaced(value, edit(value))}
         logits, _ = forward(model_params, config, tokens, mask=mask, edits=edits)
-        return jax.nn.log_softmax(logits[:, :-1])
+        wide = jnp.promote_types(logits.dtype, jnp.float32)
+        return jax.nn.log_softmax(logits[:, :-1].astype(wide))
 
     captured = {"capture": (site,), "return_logits": False}
     read = forward(model_params, config, tokens, mask=mask, **captured)[1][site]

@@ -144,16 +144,59 @@ def test_divergence_equals_scipy(shipped, setting):
     assert found.divergence_recovered() == recovered
 
 
-def test_the_first_position_is_left_as_it_is(shipped, setting):
+def test_places_that_the_dictionary_never_saw_are_left_as_they_are(shipped, setting):
+    """The first of a row, and those that `keep` leaves out."""
     rows, x, *_ = setting
-    tokens, mask = jnp.asarray(rows.tokens), jnp.asarray(rows.mask)
-    keep_first = {SITE: lambda value, layer: value.at[:, 1:].set(0.0)}
-    logits, _ = shipped.forward(shipped.params, shipped.config, tokens, mask=mask, edits=keep_first)
+    rows = rows._replace(keep=rows.mask & (np.arange(rows.mask.shape[1]) % 5 != 3))
+    tokens, mask, keep = (jnp.asarray(a) for a in (rows.tokens, rows.mask, rows.keep))
+    zero = {SITE: lambda value, layer: jnp.where(keep.at[:, 0].set(False)[..., None], 0.0, value)}
+    logits, _ = shipped.forward(shipped.params, shipped.config, tokens, mask=mask, edits=zero)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
     expected = float((losses * mask[:, 1:]).sum() / mask[:, 1:].sum())
     found = behaviour.cross_entropy(shipped, stand_in(jnp.zeros_like), None, rows, SITE, x.mean(0))
     assert abs(found.ablated - expected) < 1e-4
     assert abs(found.spliced - expected) < 1e-4
+
+
+def test_losses_of_a_bfloat16_model_are_those_of_its_logits_in_float64(shipped, rng):
+    """A model whose activations are its logits, looked up, so that nothing else rounds."""
+    from scipy.special import log_softmax, rel_entr
+
+    table = jnp.asarray(4 * rng.normal(size=(50, 50)), jnp.bfloat16)
+
+    def forward(params, config, tokens, *, mask, capture=(), edits=None, return_logits=True):
+        value = params[tokens]
+        value = edits[SITE](value, 2) if edits else value
+        return value, {SITE: value}
+
+    tokens = rng.integers(0, 50, (8, 40)).astype(np.int32)
+    every = np.ones_like(tokens, bool)
+    rows = data.Rows(tokens, every, every, tokens, tokens)
+    model = shipped._replace(forward=forward, params=table)
+    flipped = stand_in(lambda z: jnp.flip(z, -1))
+    found = behaviour.cross_entropy(model, flipped, None, rows, SITE, np.zeros(50))
+    clean = np.asarray(table, np.float64)[tokens]
+    spliced = np.concatenate([clean[:, :1], clean[:, 1:, ::-1]], 1)
+    clean, spliced = (log_softmax(a[:, :-1], -1) for a in (clean, spliced))
+    for loss, log_p in ((found.clean, clean), (found.spliced, spliced)):
+        expected = -np.take_along_axis(log_p, tokens[:, 1:, None], -1).mean()
+        assert abs(loss - expected) < 1e-5 * expected
+    divergence = rel_entr(np.exp(clean), np.exp(spliced)).sum(-1).mean()
+    assert abs(found.spliced_divergence - divergence) < 1e-5 * divergence
+
+
+def test_nothing_to_measure_or_to_recover(shipped, setting):
+    rows = setting[0]
+    alone = rows._replace(mask=rows.mask & (np.arange(rows.mask.shape[1]) == 0))
+    for none in (alone, data.Rows(*(column[:0] for column in rows))):
+        with pytest.raises(ValueError, match=rf"no tokens to measure on in {len(none.mask)} rows"):
+            behaviour.cross_entropy(
+                shipped, stand_in(jnp.zeros_like), None, none, SITE, np.zeros(128)
+            )
+    same = behaviour.CrossEntropy(2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0)
+    shares = same.recovered(), same.recovered_over_mean()
+    shares += same.divergence_recovered(), same.divergence_recovered_over_mean()
+    assert np.isnan(shares).all()
 
 
 def test_top_rows_equal_a_search_of_everything(setting):

@@ -3,6 +3,7 @@
 Exit codes are those of `running`.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxinterp.config import (
     InspectConfig,
     PlanConfig,
     Processes,
+    ReportConfig,
     RunConfig,
 )
 from jaxinterp.running import run
@@ -27,14 +29,16 @@ if TYPE_CHECKING:  # JAX is imported by the command that needs it, so that --hel
 
 def _harvested(config: RunConfig, must_stop: "MustStop", *, trains: bool) -> tuple["Inputs", Path]:
     """The beginning of every job: its folder, its inputs, what will be where, the activations."""
-    from jaxinterp import distributed, inputs, pipeline, run_folder
+    from jaxinterp import distributed, inputs, logging, pipeline, run_folder
 
     with distributed.together():
         folder = run_folder.open_run(config)
+        for tracker in config.trackers if trains and distributed.is_writer() else ():
+            logging.check_installed(tracker)
         found = inputs.load_inputs(config)
         report = pipeline.startup_report(config, found) if trains else None
     inputs.check_inputs(found)
-    run_folder.begin(config, folder)
+    run_folder.begin(config, folder, inputs.digests(found))
     if report and distributed.is_writer():
         print(report, file=sys.stderr)
     pipeline.harvest_stage(config, found, folder, must_stop)
@@ -151,12 +155,13 @@ def geometry(config: RunConfig, must_stop: "MustStop") -> None:
     print(f"written: {folder / 'geometry.json'}, {folder / 'figures' / 'scales.png'}")
 
 
-def report(config: RunConfig) -> None:
+def report(config: ReportConfig) -> None:
     """Write the figures and the page of a run again, from the results that are there.
 
     For example:
 
         jaxinterp report --name quickstart
+        jaxinterp report --name quickstart --features 200 --contexts 20
     """
     from jaxinterp import inputs, run_folder
     from jaxinterp.present import present
@@ -170,7 +175,10 @@ def report(config: RunConfig) -> None:
             f"{folder} is no finished run (it lacks {', '.join(missing)}): "
             f"run `jaxinterp demo --name {config.name}` first"
         )
-    stored = run_folder.read_config(folder)
+    shown = {"features": config.features, "contexts": config.contexts}
+    shown = {name: number for name, number in shown.items() if number is not None}
+    stored = dataclasses.replace(run_folder.read_config(folder), **shown)
+    stored.check()
     print_metrics(present(stored, inputs.load_inputs(stored), folder).metrics)
     print(f"report: {folder / 'report.html'}")
 

@@ -107,7 +107,7 @@ class RunConfig:
 
     def outcome(self) -> dict[str, Any]:
         """The settings that decide what a run gives; it may go on with others of the rest."""
-        rest = ("out", "mesh", "checkpoint_every")
+        rest = ("out", "mesh", "checkpoint_every", "trackers")
         return {n: v for n, v in dataclasses.asdict(self).items() if n not in rest}
 
     def check(self) -> None:
@@ -122,7 +122,7 @@ class RunConfig:
                 raise ValueError(f"{field} is {getattr(self, field)}: it must be at least 1")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}: it must be positive")
-        for field in ("target_l0", "clip", "resample_every"):
+        for field in ("target_l0", "clip", "resample_every", "width", "seed"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} is {getattr(self, field)}: it must not be negative")
         if self.accumulate > self.steps:
@@ -270,6 +270,24 @@ class FeedConfig:
     pool: int = 200_000
     batch: int = 2048
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """A finished run, and how much of it the page shows.
+
+    Attributes:
+        name: name of the run; its results lie in `out`/`name`.
+        out: folder of all runs.
+        features: features shown in the report; as many as the run has in its settings, if not
+            given.
+        contexts: contexts shown per feature; likewise.
+    """
+
+    name: str = "quickstart"
+    out: str = "runs"
+    features: int | None = None
+    contexts: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxinterp import data, distributed, placement, training
+from jaxinterp.activations.harvest import check_sites
 from jaxinterp.config import RunConfig
 from jaxinterp.data import Document, Rows
 from jaxinterp.encoders import hf
@@ -16,6 +17,7 @@ from jaxinterp.tokenize import Tokenizer
 from jaxinterp.training import Plan
 
 FORWARD_ROWS = 32  # rows of text in a forward
+_FIRST_POSITION = 16  # for geometry: rows that begin alike give equal points before this
 
 
 class Inputs(NamedTuple):
@@ -74,8 +76,16 @@ def load_inputs(config: RunConfig) -> Inputs:
             f"{config.text} gives {tokens} held-in tokens for a batch of {config.batch} and "
             f"{config.neighbors} neighbours: give more text or lower --batch"
         )
+    behind = int(eligible(first).sum())
+    if behind < 2 * config.neighbors:
+        raise ValueError(
+            f"{behind} of {tokens} held-in tokens of {config.text} lie behind position "
+            f"{_first_position(first)} of their rows, too few for {config.neighbors} neighbours: "
+            "give longer documents"
+        )
     second = _take(held_out, tokenizer, config.context, config.held_out_tokens, config.seed)
     site = f"L{request.layers[0]}.{request.site}"
+    check_sites(encoder, (site,), second)
     return Inputs(encoder, tokenizer, site, held_out, first, second, chosen, mesh, own)
 
 
@@ -85,9 +95,24 @@ def check_inputs(inputs: Inputs) -> None:
     Raises:
         Agreed: in every process.
     """
+    distributed.check_same("the data", digests(inputs))
+
+
+def digests(inputs: Inputs) -> dict[str, str]:
+    """What tells the text of a run from any other: a digest of the tokens of either side."""
     sides = {"held-in text": inputs.held_in, "held-out text": inputs.held_out}
-    digests = {n: hashlib.sha256(rows.tokens.tobytes()).hexdigest() for n, rows in sides.items()}
-    distributed.check_same("the data", digests)
+    return {n: hashlib.sha256(rows.tokens.tobytes()).hexdigest() for n, rows in sides.items()}
+
+
+def eligible(rows: Rows) -> np.ndarray:
+    """A mask (rows, seq) of the tokens whose activations may be points of a layer's cloud."""
+    mask = rows.mask.copy()
+    mask[:, : _first_position(rows)] = False
+    return mask
+
+
+def _first_position(rows: Rows) -> int:
+    return min(_FIRST_POSITION, rows.tokens.shape[1] // 2)
 
 
 def _take(

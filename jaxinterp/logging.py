@@ -20,6 +20,11 @@ import numpy as np
 from jaxinterp import files
 
 Numbers = Mapping[str, Any]
+# Of each tracker that is not ours: its name, what to install, and the packages that will do.
+_PACKAGES = {
+    "tensorboard": ("TensorBoard", "tensorboardX", (("tensorboardX",), ("tensorboard", "torch"))),
+    "wandb": ("Weights & Biases", "wandb", (("wandb",),)),
+}
 
 
 class Tracker(NamedTuple):
@@ -82,18 +87,26 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return found
 
 
+def check_installed(tracker: str) -> None:
+    """Refuses a tracker, "tensorboard" or "wandb", whose packages are not installed.
+
+    Raises:
+        ValueError: what to install.
+    """
+    called, package, ways = _PACKAGES[tracker]
+    if not any(all(map(importlib.util.find_spec, way)) for way in ways):
+        raise ValueError(f"{called} is not installed: pip install {package}, or leave it out")
+
+
 def tensorboard(folder: str | Path, *, at: int = 0) -> Tracker:
     """Writes scalars for TensorBoard; those of steps after `at` are purged.
 
     Raises:
         ValueError: neither tensorboardX nor PyTorch with tensorboard is installed.
     """
-    if importlib.util.find_spec("tensorboardX"):
-        module = importlib.import_module("tensorboardX")
-    elif importlib.util.find_spec("tensorboard") and importlib.util.find_spec("torch"):
-        module = importlib.import_module("torch.utils.tensorboard")
-    else:
-        raise ValueError("TensorBoard is not installed: pip install tensorboardX, or leave it out")
+    check_installed("tensorboard")
+    light = importlib.util.find_spec("tensorboardX")
+    module = importlib.import_module("tensorboardX" if light else "torch.utils.tensorboard")
     writer = module.SummaryWriter(str(folder), purge_step=at + 1)
 
     def log(step: int, numbers: Numbers) -> None:
@@ -120,8 +133,7 @@ def wandb(
     Raises:
         ValueError: wandb is not installed.
     """
-    if not importlib.util.find_spec("wandb"):
-        raise ValueError("Weights & Biases is not installed: pip install wandb, or leave it out")
+    check_installed("wandb")
     module = importlib.import_module("wandb")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

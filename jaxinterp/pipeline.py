@@ -33,13 +33,12 @@ from jaxinterp.dictionaries.learner import Learner
 from jaxinterp.dictionaries.run import means, run
 from jaxinterp.dictionaries.sharding import sharded
 from jaxinterp.distributed import MustStop, in_step, never
-from jaxinterp.inputs import FORWARD_ROWS, Inputs
+from jaxinterp.inputs import FORWARD_ROWS, Inputs, eligible
 from jaxinterp.parallel import on_host
 from jaxinterp.report.terminal import progress, training_note
 
 LAYERS = "resid_post"
 _CHUNK = 4  # forwards to a piece of the text
-_FIRST_POSITION = 16  # for geometry: rows that begin alike give equal points before this
 _STEPS = 50  # training steps between two lines of the log
 
 
@@ -131,13 +130,11 @@ def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _sample_tokens(rows: Rows, points: int, seed: int) -> np.ndarray:
     """A mask (rows, seq) of the tokens whose activations at all layers are kept."""
-    eligible = rows.mask.copy()
-    eligible[:, : min(_FIRST_POSITION, rows.tokens.shape[1] // 2)] = False
-    where = np.flatnonzero(eligible)
+    where = np.flatnonzero(eligible(rows))
     chosen = np.random.default_rng((seed, 1)).permutation(where)[:points]
-    sample = np.zeros(eligible.size, bool)
+    sample = np.zeros(rows.mask.size, bool)
     sample[chosen] = True
-    return sample.reshape(eligible.shape)
+    return sample.reshape(rows.mask.shape)
 
 
 def startup_report(config: RunConfig, inputs: Inputs) -> str:

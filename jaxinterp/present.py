@@ -1,13 +1,14 @@
 """Turns the results of a run into its report: what a person looks at in the end."""
 
 import dataclasses
-import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxinterp import files
+from jaxinterp import files, run_folder
 from jaxinterp.config import RunConfig
 from jaxinterp.dictionaries import formats
 from jaxinterp.dictionaries.metrics import frequency_histogram
@@ -17,7 +18,8 @@ from jaxinterp.evaluation.features import (
     row_activations,
     top_rows,
 )
-from jaxinterp.inputs import Inputs
+from jaxinterp.inputs import Inputs, digests
+from jaxinterp.logging import read_jsonl
 from jaxinterp.measuring import pieces, read_held_out
 from jaxinterp.report import figures
 from jaxinterp.report.content import (
@@ -33,6 +35,7 @@ from jaxinterp.report.page import write_page
 
 _AROUND = 24  # tokens shown on each side of the strongest one
 _BINS = 24
+_NEEDED = ("l0", "held_in_tokens", "held_out_tokens", "cross_entropy")  # in evaluation.json
 # Field of evaluation.json -> how it is shown.
 _METRICS = {
     "variance_explained": Metric(
@@ -93,8 +96,12 @@ def present(config: RunConfig, inputs: Inputs, folder: Path) -> Report:
 
     Returns:
         What the page shows.
+
+    Raises:
+        ValueError: the text is no longer that of the run, or its results are damaged.
     """
-    evaluation = files.read_json(folder / "evaluation.json")
+    run_folder.check_text(config, folder, digests(inputs))
+    evaluation = _read(folder / "evaluation.json", _NEEDED)
     geometry = files.read_json(folder / "geometry.json")
     profile = draw_geometry(folder)
     curve = _curve(folder)
@@ -140,7 +147,7 @@ def draw_geometry(folder: Path) -> tuple[LayerDimension, ...]:
     Returns:
         The layers' dimensions.
     """
-    layers = files.read_json(folder / "geometry.json")["layers"]
+    layers = _read(folder / "geometry.json", ("layers",))["layers"]
     fields = [field.name for field in dataclasses.fields(LayerDimension)]
     profile = tuple(LayerDimension(**{name: layer[name] for name in fields}) for layer in layers)
     target = folder / "figures"
@@ -161,8 +168,16 @@ def draw_geometry(folder: Path) -> tuple[LayerDimension, ...]:
     return profile
 
 
+def _read(path: Path, needed: Sequence[str]) -> dict[str, Any]:
+    found = files.read_json(path)
+    for name in needed:
+        if name not in found:
+            raise ValueError(f"{path} lacks {name!r}: delete it and run demo again")
+    return found
+
+
 def _curve(folder: Path) -> Curve:
-    lines = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+    lines = read_jsonl(folder / "training.jsonl")
     shown = {"variance explained": "variance_explained", "dead latents (share)": "dead"}
     return Curve(
         step=tuple(line["step"] for line in lines),

@@ -7,12 +7,14 @@ activations and of the checkpoints there, process 0 everything else.
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxinterp import distributed, files
 from jaxinterp.config import RunConfig
 
+_TEXT = "text.json"  # digests of what the run reads
 _LAG = 30.0  # seconds after which a network disk shows what another machine has written
 
 
@@ -53,16 +55,24 @@ def open_run(config: RunConfig) -> Path:
     return folder
 
 
-def begin(config: RunConfig, folder: Path) -> None:
+def begin(config: RunConfig, folder: Path, text: Mapping[str, str]) -> None:
     """Marks the folder as this run's, once its inputs were found good.
 
+    Args:
+        config: its settings.
+        folder: where it lies.
+        text: digests of its text; see `inputs.digests`.
+
     Raises:
-        ValueError: another process does not see the folder.
+        ValueError: the run there has other text, or another process does not see the folder.
     """
     marked = folder / "config.json"
     with distributed.together():
         if distributed.is_writer() and not marked.exists():
             files.write_json(marked, dataclasses.asdict(config))
+            files.write_json(folder / _TEXT, dict(text))
+        if distributed.is_writer():
+            check_text(config, folder, text)
     with distributed.together():
         end = time.monotonic() + _LAG
         while not marked.exists():
@@ -72,6 +82,20 @@ def begin(config: RunConfig, folder: Path) -> None:
                     "share"
                 )
             time.sleep(0.1)
+
+
+def check_text(config: RunConfig, folder: Path, text: Mapping[str, str]) -> None:
+    """Refuses text that has changed since the run began; runs of old versions don't tell.
+
+    Raises:
+        ValueError: it has.
+    """
+    kept = folder / _TEXT
+    if kept.exists() and files.read_json(kept) != dict(text):
+        raise ValueError(
+            f"{config.text} is not the text of the run in {folder}: give the old text back, or run "
+            "demo under another name"
+        )
 
 
 def read_config(folder: Path) -> RunConfig:

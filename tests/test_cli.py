@@ -1,7 +1,9 @@
 """The command line as a user meets it: whole runs on little text, and every kind of bad input."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,11 +83,45 @@ def test_a_rerun_is_bit_equal(finished, text_folder, capsys):
 
 
 def test_report_alone_writes_the_page_again(finished, capsys):
+    code, out, _ = call(capsys, "report", "--help")
+    assert code == 0
+    assert "jaxinterp report --name" in out
+    assert "contexts shown per feature" in out
     page = finished / "first" / "report.html"
     whole = page.read_bytes()
     page.unlink()
     assert call(capsys, "report", "--name", "first", "--out", finished)[0] == 0
     assert page.read_bytes() == whole
+
+
+def test_report_shows_as_many_features_as_asked_and_names_what_is_damaged(
+    finished, text_folder, tmp_path, capsys
+):
+    folder = shutil.copytree(finished / "first", tmp_path / "first")
+    report = ["report", "--name", "first", "--out", tmp_path]
+    other = shutil.copytree(text_folder, tmp_path / "text")
+    for file in other.iterdir():
+        file.write_text(file.read_text().replace("size", "length"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"text": str(other)}))
+    code, _, err = call(capsys, *report)
+    assert code == 2
+    assert f"{other} is not the text of the run in {folder}: give the old text back" in err
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "text.json").unlink()  # as in a run of an older version
+    with (folder / "training.jsonl").open("a") as log:
+        log.write('{"step": 61, "lo')
+    assert call(capsys, *report, "--features", 2, "--contexts", 1)[0] == 0
+    page = (folder / "report.html").read_text()
+    shown = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["features"]
+    assert [len(feature["packed"]) for feature in shown] == [1, 1]
+    whole = json.loads((folder / "evaluation.json").read_text())
+    (folder / "evaluation.json").write_text(json.dumps({k: whole[k] for k in whole if k != "l0"}))
+    code, _, err = call(capsys, *report)
+    assert code == 2
+    assert "evaluation.json lacks 'l0': delete it and run demo again" in err
+    code, _, err = call(capsys, *report, "--features", 0)
+    assert "features is 0: it must be at least 1" in err
 
 
 def test_contexts_show_where_a_feature_is_strongest(finished):
@@ -244,6 +280,12 @@ def bad_input_cases():
         (tmp / "short.txt").write_text("a few words")
         return ["--text", tmp / "short.txt"]
 
+    def short_documents(tmp, model):
+        (tmp / "short").mkdir()
+        for i in range(60):
+            (tmp / "short" / f"{i}.txt").write_text(f"file {i} of many short ones")
+        return ["--text", tmp / "short"]
+
     return {
         "missing model": (lambda tmp, model: ["--model", tmp / "none"], "no such model folder"),
         "truncated safetensors": (truncated, "truncated"),
@@ -258,6 +300,11 @@ def bad_input_cases():
             "did you mean 'resid_post'",
         ),
         "unknown layer": (lambda tmp, model: ["--site", "L9.resid_post"], "this model has 0..5"),
+        "no token's": (lambda tmp, model: ["--site", "L2.pattern"], "one vector per token"),
+        "short documents": (short_documents, "lie behind position 16 of their rows, too few for 5"),
+        "no tracker": (lambda tmp, model: ["--trackers", "wandb"], "pip install wandb"),
+        "width": (lambda tmp, model: ["--width", "-5"], "width is -5: it must not be negative"),
+        "seed": (lambda tmp, model: ["--seed", "-1"], "seed is -1: it must not be negative"),
         "several layers": (lambda tmp, model: ["--site", "resid_post"], "reads one layer"),
         "k above width": (lambda tmp, model: ["--k", "65"], "k is 65 with a width of 64"),
         "few points": (lambda tmp, model: ["--points", "5"], "5 points for 5 neighbours"),
@@ -279,7 +326,10 @@ def bad_input_cases():
 
 
 @pytest.mark.parametrize("case", bad_input_cases())
-def test_bad_input_gives_one_message_and_code_2(case, tmp_path, broken_model, text_folder, capsys):
+def test_bad_input_gives_one_message_and_code_2(
+    case, tmp_path, broken_model, text_folder, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     make, message = bad_input_cases()[case]
     settings = ["--text", text_folder, *SMALL, *make(tmp_path, broken_model)]
     code, _, err = call(capsys, "demo", "--name", "bad", "--out", tmp_path / "out", *settings)
@@ -324,7 +374,7 @@ def test_report_needs_a_finished_run(tmp_path, capsys):
 
 
 # Each with its own settings, and a help test beside what it does.
-OTHERS = {"harvest", "plan", "inspect", "convert"}
+OTHERS = {"harvest", "report", "plan", "inspect", "convert"}
 
 
 @pytest.mark.parametrize("command", sorted(set(cli.COMMANDS) - OTHERS))
@@ -371,9 +421,10 @@ def test_an_unknown_option_gives_code_2_and_the_nearest_one(capsys):
 def test_config_survives_json(tmp_path):
     config = RunConfig(out=str(tmp_path), name="a", k=7, learning_rate=3e-4, options=("aux_k=2",))
     folder = run_folder.open_run(config)
-    run_folder.begin(config, folder)
+    run_folder.begin(config, folder, {})
     assert run_folder.read_config(folder) == config
     assert run_folder.open_run(config) == folder
+    assert run_folder.open_run(dataclasses.replace(config, trackers=("wandb",))) == folder
 
 
 def test_sampled_tokens_are_real_and_as_many_as_asked(shipped, text_folder):

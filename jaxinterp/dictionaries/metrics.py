@@ -44,7 +44,8 @@ class Fit(NamedTuple):
         hat_scatter: sum of |y_hat - hat_mean|^2.
         cross: sum of <y - mean, y_hat - hat_mean>.
         cosine: sum over rows of the cosine of y and y_hat.
-        length_ratio: sum over rows of |y_hat| / |y|.
+        length_ratio: sum over rows of |y_hat| / |y|, those with y = 0 left out.
+        with_length: number of rows with another y.
     """
 
     rows: Number
@@ -56,6 +57,7 @@ class Fit(NamedTuple):
     cross: Number
     cosine: Number
     length_ratio: Number
+    with_length: Number
 
     def variance_explained(self) -> Any:
         r"""$1 - \sum \lVert y - \hat y \rVert^2 / \sum \lVert y - \bar y \rVert^2$."""
@@ -70,8 +72,11 @@ class Fit(NamedTuple):
         return self.cosine / self.rows
 
     def norm_ratio(self) -> Any:
-        r"""$\mathrm{E}[\lVert \hat y \rVert / \lVert y \rVert]$; under 1 also without any bias."""
-        return self.length_ratio / self.rows
+        r"""$\mathrm{E}[\lVert \hat y \rVert / \lVert y \rVert]$; under 1 also without any bias.
+
+        The mean is over the rows whose y is not zero; it is 0 where there are none.
+        """
+        return self.length_ratio / (self.with_length + (self.with_length == 0))
 
     def relative_reconstruction_bias(self) -> Any:
         r"""$\gamma = \mathrm{E}\lVert \hat y \rVert^2 / \mathrm{E}\langle y, \hat y \rangle$.
@@ -175,7 +180,8 @@ def fit(target: Float[Array, "n ..."], reconstruction: Float[Array, "n ..."]) ->
         hat_scatter=(hat_centred**2).sum(),
         cross=(centred * hat_centred).sum(),
         cosine=((y * y_hat).sum(1) / (length * hat_length + _TINY)).sum(),
-        length_ratio=(hat_length / (length + _TINY)).sum(),
+        length_ratio=jnp.where(length > 0, hat_length / jnp.where(length > 0, length, 1), 0).sum(),
+        with_length=(length > 0).sum().astype(wide),
     )
 
 
@@ -221,6 +227,7 @@ def merge_fits(a: Fit, b: Fit) -> Fit:
         a.cross + b.cross + weight * (apart * hat_apart).sum(),
         a.cosine + b.cosine,
         a.length_ratio + b.length_ratio,
+        a.with_length + b.with_length,
     )
 
 

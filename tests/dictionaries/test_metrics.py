@@ -62,6 +62,17 @@ def test_chunks_equal_one_batch(pair, cuts):
     np.testing.assert_allclose(total.mean, pair[0].astype(np.float64).mean(0), rtol=1e-6)
 
 
+def test_rows_of_zeros_have_no_norm_ratio(pair):
+    y, y_hat = pair
+    whole = metrics.to_host(metrics.fit(*map(jnp.asarray, pair)))
+    zeros = metrics.to_host(metrics.fit(jnp.zeros((3, D)), jnp.asarray(y_hat[:3])))
+    assert zeros.norm_ratio() == 0
+    assert metrics.merge_fits(whole, zeros).norm_ratio() == whole.norm_ratio()
+    y = jnp.concatenate([y, jnp.zeros((3, D))])
+    together = metrics.fit(y, jnp.concatenate([y_hat, y_hat[:3]]))
+    assert abs(float(together.norm_ratio()) - whole.norm_ratio()) < 1e-6
+
+
 def test_merging_is_traceable_and_keeps_float32_on_the_device(pair):
     halves = [(a[:150], a[150:]) for a in pair]
     merged = jax.jit(lambda a, b: metrics.merge_fits(metrics.fit(*a), metrics.fit(*b)))(

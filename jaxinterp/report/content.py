@@ -1,7 +1,8 @@
 """What a report says: plain values that every page, figure and table is drawn from.
 
-A report is data, not layout: it goes to JSON and back without loss (numbers that are not finite
-become null), so that a page can be drawn again long after the run, without the model.
+A report is data, not layout: it goes to JSON and back without loss, so that a page can be drawn
+again long after the run, without the model. Numbers that are not finite become null there, which
+is read as None where a field takes that, else as NaN.
 """
 
 import dataclasses

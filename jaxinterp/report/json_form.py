@@ -59,6 +59,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         number = float in args
+        if value is None and number:
+            return math.nan  # as `to_json` writes it
         right = isinstance(value, int | float if number else int) and not isinstance(value, bool)
         _expect(right, where, "a number" if number else "a whole number", value)
         return value

@@ -33,7 +33,7 @@ def print_metrics(
 ) -> None:
     """Prints metrics as a table; whether a target is met is said in words as well as in colour."""
     console = console or Console()
-    table = Table(title=title or None, title_justify="left", title_style="bold")
+    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("target", justify="right")

@@ -19,10 +19,17 @@ from jaxinterp.report.content import layer_labels, metric_text, spans_decades, t
 
 
 def test_json_round_trip(report, hostile):
-    for each in (report, hostile, Report("empty")):
+    nan = math.nan
+    context = Context(("a",), (nan,), 0)
+    feature = Feature(1, nan, nan, nan, promoted=(("a", nan),), contexts=(context,))
+    unknown = Report("unknown", features=(feature,))
+    for each in (report, hostile, Report("empty"), unknown):
         text = json.dumps(to_json(each), allow_nan=False)
         again = from_json(json.loads(text))
         assert json.dumps(to_json(again)) == text
+    again = from_json(to_json(unknown)).features[0]
+    assert math.isnan(again.peak)
+    assert again.mean_active is None
     whole = dataclasses.replace(report, metrics=(), curve=Curve(), profile=())
     assert from_json(to_json(whole)) == whole
 

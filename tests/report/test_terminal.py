@@ -30,8 +30,9 @@ def test_metrics_say_their_verdict_in_words(report):
 
 def test_names_are_not_markup():
     console = plain()
-    print_metrics([Metric("[bold]x[/]", 1.0)], console=console)
+    print_metrics([Metric("[bold]x[/]", 1.0)], title="run [/x]", console=console)
     assert "[bold]x[/]" in console.file.getvalue()
+    assert "run [/x]" in console.file.getvalue()
 
 
 def ticking(step):

@@ -28,11 +28,12 @@ def precision_recall(
 
     Args:
         decided: what was found.
-        truth: what is there.
+        truth: what is there, of the same shape.
 
     Raises:
-        ValueError: nothing is there to be found.
+        ValueError: other shapes, or nothing is there to be found.
     """
+    _check_shapes("decisions", decided, truth)
     decided, truth = np.asarray(decided, bool).ravel(), np.asarray(truth, bool).ravel()
     if not truth.any():
         raise ValueError("nothing is there to be found: recall is not defined")
@@ -51,16 +52,25 @@ def roc_auc(
 
     Args:
         scores: higher where it is more likely there.
-        truth: what is there.
+        truth: what is there, of the same shape.
 
     Raises:
-        ValueError: all or nothing is there: there are no pairs to compare.
+        ValueError: other shapes, a score that is NaN, or all or nothing is there: there are no
+            pairs to compare.
 
     Reference:
         Hanley & McNeil (1982): the Mann-Whitney statistic, ties counted by half.
     """
+    _check_shapes("scores", scores, truth)
     scores, truth = np.asarray(scores, np.float64).ravel(), np.asarray(truth, bool).ravel()
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN")
     yes, no = int(truth.sum()), int((~truth).sum())
     if not yes or not no:
         raise ValueError(f"{yes} positives and {no} negatives: the curve needs both")
     return float((rankdata(scores)[truth].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+def _check_shapes(name: str, values: Array | np.ndarray, truth: Array | np.ndarray) -> None:
+    if np.shape(values) != np.shape(truth):
+        raise ValueError(f"{name} of shape {np.shape(values)} for a truth of {np.shape(truth)}")

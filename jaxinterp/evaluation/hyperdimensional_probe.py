@@ -55,26 +55,30 @@ def fit(
         labels: filler of every role in every row.
         roles: symbols of the roles.
         fillers: symbols of the fillers.
-        ridge: $\lambda$, in mean variances.
+        ridge: $\lambda$, in mean variances; above 0, so that coordinates that depend on each other
+            have a solution.
 
     Raises:
-        ValueError: no rows; labels that are not of these rows, roles or fillers; a role with the
-            same filler in all rows, which any probe would read without looking at x; a constant x.
+        ValueError: a ridge that is not positive; no rows; labels that are not of these rows, roles
+            or fillers; a role with the same filler in all rows, which any probe would read without
+            looking at x; a constant x.
 
     Reference:
         Bronzini et al. (2025), "Hyperdimensional probe", arXiv 2509.25045.
     """
     labels = _checked(x, labels, roles, fillers)
+    if not ridge > 0:
+        raise ValueError(f"{ridge=}: give one above 0")
     x, y = jnp.asarray(x, jnp.float32), records(labels, roles, fillers)
     centre, bias = x.mean(0), y.mean(0)
     rows = x - centre[None]
     with jax.default_matmul_precision("highest"):
         covariance = rows.T @ rows / len(x)
         moment = rows.T @ (y - bias[None]) / len(x)
-    shift = ridge * jnp.trace(covariance) / x.shape[1]
-    if not shift > 0:
-        raise ValueError(f"{ridge=} times a mean variance of {shift / ridge:g}: x tells nothing")
-    regular = covariance + shift * jnp.eye(x.shape[1])
+    total = jnp.trace(covariance)
+    if not total > 0:
+        raise ValueError(f"a mean variance of {total / x.shape[1]:g}: x tells nothing")
+    regular = covariance + ridge * total / x.shape[1] * jnp.eye(x.shape[1])
     return Probe(centre, jax.scipy.linalg.solve(regular, moment, assume_a="pos"), bias)
 
 

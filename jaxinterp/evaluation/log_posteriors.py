@@ -39,7 +39,8 @@ class Following(NamedTuple):
     """How closely latents follow concepts.
 
     Attributes:
-        correlation: Pearson's, of every latent with every concept; 0 for one that never changes.
+        correlation: Pearson's, of every latent with every concept; 0 for one that never changes,
+            NaN where codes or logits are.
         latent: the latent of largest absolute correlation, for each concept.
         score: its absolute correlation, mean over the concepts; 1 is the best.
     """
@@ -139,7 +140,7 @@ def follow(
         product = jnp.matmul(centred.T, target, precision="highest")
         spread = jnp.square(centred).sum(0)
     size = jnp.sqrt(spread[:, None] * jnp.square(target).sum(0)[None])
-    correlation = jnp.where(size > 0, product / jnp.where(size > 0, size, 1.0), 0.0)
+    correlation = jnp.where(size == 0, 0.0, product / jnp.where(size == 0, 1.0, size))
     strength = jnp.abs(correlation)
     return Following(correlation, strength.argmax(0), strength.max(0).mean())
 

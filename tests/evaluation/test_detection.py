@@ -17,3 +17,9 @@ def test_scores_of_detection_are_scikit_learn_s(rng):
         detection.roc_auc(np.ones(2), np.zeros(2, bool))
     with pytest.raises(ValueError, match="nothing is there"):
         detection.precision_recall(np.ones(2, bool), np.zeros(2, bool))
+    with pytest.raises(ValueError, match=r"decisions of shape \(1,\) for a truth of \(2,\)"):
+        detection.precision_recall(np.ones(1, bool), np.ones(2, bool))
+    with pytest.raises(ValueError, match=r"scores of shape \(3,\) for a truth of \(2,\)"):
+        detection.roc_auc(np.ones(3), np.asarray([True, False]))
+    with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
+        detection.roc_auc(np.asarray([1.0, np.nan]), np.asarray([True, False]))

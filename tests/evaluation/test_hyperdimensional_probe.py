@@ -57,3 +57,5 @@ def test_probes_that_can_learn_nothing_are_refused(labelled, change, said):
     x, labels, roles, fillers = labelled
     with pytest.raises(ValueError, match=said):
         probes.fit(*change(x[:40], labels[:40]), roles, fillers)
+    with pytest.raises(ValueError, match=r"ridge=0\.0: give one above 0"):
+        probes.fit(x[:40], labels[:40], roles, fillers, ridge=0.0)

@@ -73,6 +73,9 @@ def test_correlations_are_numpy_s_for_codes_of_either_form(rng):
         np.testing.assert_allclose(np.delete(found.correlation, 5, 0), expected, atol=1e-4)
         np.testing.assert_array_equal(found.correlation[5], 0)
         np.testing.assert_allclose(found.score, np.abs(expected).max(0).mean(), atol=1e-4)
+        holed = follow(codes, jnp.asarray(logits, jnp.float32).at[0, 1].set(jnp.nan), width)
+        assert np.isnan(holed.score)
+        np.testing.assert_array_equal(np.isnan(holed.correlation).any(0), [False, True, False])
 
 
 @pytest.mark.parametrize(

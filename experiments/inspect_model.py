@@ -8,6 +8,7 @@ components sum to the logits), `attention.png` and `logit_lens.png` in `runs/ins
 A model of images or of both kinds gets the table only.
 """
 
+import sys
 from pathlib import Path
 
 import jax
@@ -21,8 +22,10 @@ from rich.table import Table
 
 from configs.inspect_model import InspectModel
 from jaxinterp import encoders
+from jaxinterp.config import Processes
 from jaxinterp.encoders.sites import BLOCK_SITES, OUTER_SITES
 from jaxinterp.report import save_figure
+from jaxinterp.running import run
 
 
 def example(encoder: encoders.Encoder, text: str):
@@ -137,4 +140,5 @@ def main(config: InspectModel) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(InspectModel, description=__doc__))
+    settings = tyro.cli(InspectModel, description=__doc__), Processes()
+    sys.exit(run(lambda config, must_stop: main(config), lambda: settings))

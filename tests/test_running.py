@@ -1,3 +1,8 @@
+import runpy
+import sys
+
+import pytest
+
 from jaxinterp import running
 from jaxinterp.config import Processes
 
@@ -19,3 +24,11 @@ def test_a_command_that_ends_well_gives_0():
     seen = []
     assert code_of(lambda config, must_stop: seen.append(must_stop())) == 0
     assert seen == [False]
+
+
+def test_an_experiment_says_what_is_wrong_with_its_model(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["inspect_model.py", "--model", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("experiments.inspect_model", run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: no such model folder")

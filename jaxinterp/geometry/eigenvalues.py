@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxinterp.geometry.points import power_of_two
 from jaxinterp.row_blocks import map_row_blocks
 
 
@@ -50,9 +51,9 @@ def _by_bisection(matrices: Array) -> Array:
     # One by one: of a batch jaxlib 0.10.2 makes tasks for the pool of threads and waits for them in
     # a thread of that pool, for ever if other devices wait in the rest of its threads.
     diagonal, beside = lax.map(lambda m: lax.linalg.tridiagonal(m, lower=True)[1:3], matrices)
-    # In units of the largest number, whose squares neither vanish nor overflow.
-    size = jnp.maximum(jnp.max(jnp.abs(diagonal), 1), jnp.max(jnp.abs(beside), 1))[:, None]
-    size = jnp.where(size > 0, size, 1.0)
+    # In a unit in which squares neither vanish nor overflow.
+    largest = jnp.maximum(jnp.max(jnp.abs(diagonal), 1), jnp.max(jnp.abs(beside), 1))
+    size = power_of_two(largest)[:, None]
     diagonal, beside = diagonal / size, beside / size
     number = diagonal.shape[1]
     zero = jnp.zeros_like(diagonal[:, :1])

@@ -65,8 +65,8 @@ def map_blocks_of_neighborhoods(
 
 
 def complete(indices: Int[Array, "n k"]) -> Bool[Array, " n"]:
-    """Points with k neighbours: `k_nearest` gives the own index in place of one that is missing."""
-    return jnp.all(indices != jnp.arange(len(indices), dtype=indices.dtype)[:, None], axis=1)
+    """Points with k neighbours: `k_nearest` ends with the own index where some are missing."""
+    return indices[:, -1] != jnp.arange(len(indices), dtype=indices.dtype)
 
 
 def gram(offsets: Float[Array, "k d"]) -> Float[Array, "k k"]:

@@ -20,7 +20,7 @@ from jaxinterp.geometry.neighbor_search import (
     queries_per_step,
     squared_distances,
 )
-from jaxinterp.geometry.points import check_points, of_points
+from jaxinterp.geometry.points import check_points, of_points, power_of_two
 from jaxinterp.selection import WORD
 
 NamedMetric = Literal["euclidean", "cosine"]
@@ -142,7 +142,7 @@ def distance_matrix(
     centred = points - total / jnp.maximum(jnp.sum(weight), 1)
     # Padding far away would spoil the products' common scale.
     centred = jnp.where(weight[:, None], centred, 0.0)
-    scale = lax.stop_gradient(_power_of_two(jnp.max(jnp.abs(centred))))
+    scale = lax.stop_gradient(power_of_two(jnp.max(jnp.abs(centred))))
     centred = centred / scale
     product = jnp.matmul(centred, centred.T, precision="highest")
     norms = jnp.diagonal(product)
@@ -250,14 +250,8 @@ def unit_and_centre(
     """
     if function is not None:
         return jnp.ones_like(spread), jnp.zeros_like(mean)
-    scale = _power_of_two(spread)
+    scale = power_of_two(spread)
     return scale, jnp.round(mean / scale * 8) / 8
-
-
-def _power_of_two(spread: Array) -> Array:
-    # By its bits: the compiler's exp2 is off by a rounding at most powers.
-    exponent = jnp.frexp(jnp.where(spread > 0, spread, 1.0))[1] - 1
-    return jnp.ldexp(jnp.ones_like(spread), exponent)
 
 
 def finish(

@@ -33,6 +33,13 @@ def check_finite(points: Array) -> None:
         )
 
 
+def power_of_two(spread: Array) -> Array:
+    """The power of two at or below each number, a unit that changes no digit; 1 for zero."""
+    # By its bits: the compiler's exp2 is off by a rounding at most powers.
+    exponent = jnp.frexp(jnp.where(spread > 0, spread, 1.0))[1] - 1
+    return jnp.ldexp(jnp.ones_like(spread), exponent)
+
+
 def of_points(function: F) -> F:
     """The same function of points as `as_points` gives them; goes around `jax.jit`."""
 

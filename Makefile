@@ -42,7 +42,8 @@ check: $(VENV)/.installed-test
 
 test: check
 	@echo "== tests"
-	XLA_FLAGS="$$XLA_FLAGS $(UNOPTIMISED)" $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	XLA_FLAGS="$$XLA_FLAGS $(UNOPTIMISED)" $(BIN)/python -m pytest -n 2 --dist loadfile \
+		--no-loadscope-reorder -m "not slow"
 	@echo "== all passed"
 
 test-slow: $(VENV)/.installed-test

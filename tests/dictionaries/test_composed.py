@@ -55,7 +55,7 @@ CASES = {
     "orthogonal_pursuit": ("orthogonal_pursuit", {"k": 4, "signed": True}, 0.9),
 }
 # Tests that compile much: the others say it again.
-FAST = {"latent_quantised", "row_normalised"}
+FAST = {"latent_quantised"}
 each = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in CASES]
 )

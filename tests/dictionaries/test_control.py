@@ -42,8 +42,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param("relu", marks=pytest.mark.slow), "jumprelu"])
-@pytest.mark.parametrize("target", [12.0, pytest.param(40.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("target", [12.0, 40.0])
 def test_l0_on_held_out_activations_is_within_5_percent_of_the_target(name, target, activations):
     held_in, held_out = activations
     assert len(held_in) > 20_000

@@ -46,7 +46,8 @@ def test_bias_curve_against_fresh_balls():
         assert abs(corrected / dimension - 1) < slack, (dimension, corrected)
 
 
-@pytest.mark.parametrize("dimension", [8, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dimension", [8, 2])
 def test_coverage_of_the_intervals(dimension):
     """90 % intervals hold the estimator's own mean in 85-95 % of fresh samples."""
 

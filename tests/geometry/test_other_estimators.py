@@ -72,7 +72,7 @@ def test_heterogeneous_segments_a_union():
     assert 4.0 < jnp.median(local[300:]) < 5.4
 
 
-@pytest.mark.parametrize("alpha", [1e-6, 0.01])
+@pytest.mark.parametrize("alpha", [pytest.param(1e-6, marks=pytest.mark.slow), 0.01])
 def test_sizes_of_constant_density_against_float64(alpha):
     """All sizes equal those of the test as it is written, on a density that falls by 1e4."""
     found = geometry.k_nearest(jax.random.exponential(KEY, (600, 3)) ** 2, 120)

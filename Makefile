@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo       the main job: model -> activations -> dictionary -> geometry -> report"
-	@echo "make test       lint, types and the tests (about 13 minutes on 2 idle cores)"
+	@echo "make test       lint, types and the tests (about 12 minutes on 2 idle cores)"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make clean      remove the environment and caches (runs/ stays)"
 

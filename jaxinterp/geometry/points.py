@@ -61,6 +61,21 @@ def of_finite_points(function: F) -> F:
     return cast(F, checked)
 
 
+def of_distances(function: F) -> F:
+    """The same function of a distance matrix, which is refused if it is known to hold NaN."""
+
+    @functools.wraps(function)
+    def checked(distances: Any, *others: Any, **named: Any) -> Any:
+        known = not isinstance(distances, Tracer) and jnp.asarray(distances).is_fully_addressable
+        if known and bool(jnp.isnan(distances).any()):
+            raise ValueError(
+                f"distances of shape {distances.shape} contain NaN: take them of finite points"
+            )
+        return function(distances, *others, **named)
+
+    return cast(F, checked)
+
+
 def check_points(points: Array, k: int) -> Array:
     """As `as_points`, of points that have k others each."""
     points = as_points(points)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Real
 
+from jaxinterp.geometry.points import of_distances
+
 
 class SpanningTree(NamedTuple):
     """The edges of a tree in the order in which they were added."""
@@ -17,6 +19,7 @@ class SpanningTree(NamedTuple):
     present: Bool[Array, " n-1"]
 
 
+@of_distances
 @jax.jit
 def minimum_spanning_tree(
     distances: Float[Array, "n n"], valid: Bool[Array, " n"] | None = None

@@ -58,6 +58,21 @@ def test_estimates_of_estimates_refuse_what_is_not_finite(function):
         function(broken, jax.random.key(0))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        geometry.minimum_spanning_tree,
+        geometry.soft_dimension,
+        lambda matrix: geometry.persistent_homology_dimension(matrix, jax.random.key(0)),
+        lambda matrix: geometry.magnitude_dimension(matrix, jnp.ones(3)),
+    ],
+)
+def test_a_matrix_with_nan_is_refused(function):
+    matrix = geometry.distance_matrix(jnp.asarray(WHOLE)).at[3, 5].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"distances of shape \(120, 120\) contain NaN"):
+        function(matrix)
+
+
 def test_what_is_no_number_does_not_become_zero_under_a_trace():
     broken = jnp.asarray(WHOLE, jnp.float32).at[7, 2].set(jnp.nan)
     spectrum = jax.jit(geometry.covariance_spectrum)(broken)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxinterp.geometry.points import of_distances
+
 
 class MagnitudeDimension(NamedTuple):
     """The largest growth rate of magnitude, and the profile it was read from."""
@@ -18,6 +20,7 @@ class MagnitudeDimension(NamedTuple):
     slopes: Float[Array, " s"]
 
 
+@of_distances
 @partial(jax.jit, static_argnames=("ridge",))
 def magnitude_dimension(
     distances: Float[Array, "n n"], scales: Float[Array, " s"], *, ridge: float = 1e-6

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxinterp.geometry.dimension.root import slope_of_log
+from jaxinterp.geometry.points import of_distances
 from jaxinterp.geometry.spanning_tree import tree_length
 
 
@@ -22,6 +23,7 @@ class PersistentHomologyDimension(NamedTuple):
     n_used: Int[Array, ""]
 
 
+@of_distances
 @partial(jax.jit, static_argnames=("smallest", "steps", "draws", "repeats", "power"))
 def persistent_homology_dimension(
     distances: Float[Array, "n n"],

@@ -9,10 +9,12 @@ from jaxtyping import Array, Bool, Float
 
 from jaxinterp.geometry.dimension.estimate import DimensionEstimate, error_of_mean
 from jaxinterp.geometry.dimension.root import positive_root
+from jaxinterp.geometry.points import of_distances
 
 _LOWEST = 1e-4  # of the soft radii, in units of a point's mean distance
 
 
+@of_distances
 @partial(jax.jit, static_argnames=("neighbors",))
 def soft_dimension(
     distances: Float[Array, "n n"],

@@ -1,6 +1,7 @@
 """Points as the geometry package takes them: finite rows, in a dtype to compute in."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -23,10 +24,14 @@ def as_points(points: Array) -> Array:
     return jnp.asarray(points, jnp.promote_types(points.dtype, jnp.float32))
 
 
+def is_known(values: Array) -> bool:
+    """Whether this process can look at the values: outside jit, and not spread over others."""
+    return not isinstance(values, Tracer) and jnp.asarray(values).is_fully_addressable
+
+
 def check_finite(points: Array) -> None:
     """Refuses NaN and infinity, where values are known."""
-    concrete = not isinstance(points, Tracer) and jnp.asarray(points).is_fully_addressable
-    if concrete and not bool(jnp.isfinite(points).all()):
+    if is_known(points) and not bool(jnp.isfinite(points).all()):
         raise ValueError(
             f"points of shape {points.shape} contain NaN or infinity; drop those rows or mask them "
             "with `valid` after replacing them by zeros"
@@ -40,40 +45,41 @@ def power_of_two(spread: Array) -> Array:
     return jnp.ldexp(jnp.ones_like(spread), exponent)
 
 
-def of_points(function: F) -> F:
-    """The same function of points as `as_points` gives them; goes around `jax.jit`."""
+def _given(take: Callable[[Array], Array]) -> Callable[[F], F]:
+    """Of a function the same one, its first argument as `take` gives it; goes around `jax.jit`."""
 
-    @functools.wraps(function)
-    def checked(points: Any, *others: Any, **named: Any) -> Any:
-        return function(as_points(points), *others, **named)
+    def around(function: F) -> F:
+        first = next(iter(inspect.signature(function).parameters))
 
-    return cast(F, checked)
+        @functools.wraps(function)
+        def taken(*given: Any, **named: Any) -> Any:
+            if given:
+                given = (take(given[0]), *given[1:])
+            elif first in named:
+                named[first] = take(named[first])
+            return function(*given, **named)
 
+        return cast(F, taken)
 
-def of_finite_points(function: F) -> F:
-    """The same function of points of whatever type, which are checked as in `as_points`."""
-
-    @functools.wraps(function)
-    def checked(points: Any, *others: Any, **named: Any) -> Any:
-        check_finite(points)
-        return function(points, *others, **named)
-
-    return cast(F, checked)
+    return around
 
 
-def of_distances(function: F) -> F:
-    """The same function of a distance matrix, which is refused if it is known to hold NaN."""
+def _finite(points: Array) -> Array:
+    check_finite(points)
+    return points
 
-    @functools.wraps(function)
-    def checked(distances: Any, *others: Any, **named: Any) -> Any:
-        known = not isinstance(distances, Tracer) and jnp.asarray(distances).is_fully_addressable
-        if known and bool(jnp.isnan(distances).any()):
-            raise ValueError(
-                f"distances of shape {distances.shape} contain NaN: take them of finite points"
-            )
-        return function(distances, *others, **named)
 
-    return cast(F, checked)
+def _without_nan(distances: Array) -> Array:
+    if is_known(distances) and bool(jnp.isnan(distances).any()):
+        raise ValueError(
+            f"distances of shape {distances.shape} contain NaN: take them of finite points"
+        )
+    return distances
+
+
+of_points = _given(as_points)
+of_finite_points = _given(_finite)  # of whatever type
+of_distances = _given(_without_nan)
 
 
 def check_points(points: Array, k: int) -> Array:

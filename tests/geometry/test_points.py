@@ -73,6 +73,13 @@ def test_a_matrix_with_nan_is_refused(function):
         function(matrix)
 
 
+def test_points_may_be_given_by_name():
+    found = geometry.pair_distances(points=jnp.asarray(WHOLE), indices=INDICES)
+    np.testing.assert_array_equal(found, geometry.pair_distances(jnp.asarray(WHOLE), INDICES))
+    with pytest.raises(TypeError, match="points"):
+        geometry.pair_distances(indices=INDICES)
+
+
 def test_what_is_no_number_does_not_become_zero_under_a_trace():
     broken = jnp.asarray(WHOLE, jnp.float32).at[7, 2].set(jnp.nan)
     spectrum = jax.jit(geometry.covariance_spectrum)(broken)

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxinterp.geometry.points import is_known
 
 # Neighbours whose scores are treated as dependent; more only adds noise to the error.
 _DEPENDENT_NEIGHBORS = 16
@@ -50,7 +51,7 @@ def check_distances(distances: Array, columns: int) -> Array:
             f"call k_nearest with k={columns} or more"
         )
     distances = jnp.asarray(distances, jnp.promote_types(distances.dtype, jnp.float32))
-    if not isinstance(distances, Tracer) and distances.is_fully_addressable:
+    if is_known(distances):
         values = np.asarray(distances)
         if np.isnan(values).any() or (values < 0).any():
             worst = np.nanmin(values) if (values < 0).any() else "NaN"

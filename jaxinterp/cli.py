@@ -37,8 +37,7 @@ def _harvested(config: RunConfig, must_stop: "MustStop", *, trains: bool) -> tup
             logging.check_installed(tracker)
         found = inputs.load_inputs(config)
         report = pipeline.startup_report(config, found) if trains else None
-    inputs.check_inputs(found)
-    run_folder.begin(config, folder, inputs.digests(found))
+    run_folder.begin(config, folder, inputs.check_inputs(found))
     if report and distributed.is_writer():
         print(report, file=sys.stderr)
     pipeline.harvest_stage(config, found, folder, must_stop)

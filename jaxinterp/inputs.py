@@ -89,13 +89,15 @@ def load_inputs(config: RunConfig) -> Inputs:
     return Inputs(encoder, tokenizer, site, held_out, first, second, chosen, mesh, own)
 
 
-def check_inputs(inputs: Inputs) -> None:
-    """Refuses processes that read different text.
+def check_inputs(inputs: Inputs) -> dict[str, str]:
+    """Refuses processes that read different text; returns its `digests`.
 
     Raises:
         Agreed: in every process.
     """
-    distributed.check_same("the data", digests(inputs))
+    found = digests(inputs)
+    distributed.check_same("the data", found)
+    return found
 
 
 def digests(inputs: Inputs) -> dict[str, str]:

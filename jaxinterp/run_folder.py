@@ -69,8 +69,8 @@ def begin(config: RunConfig, folder: Path, text: Mapping[str, str]) -> None:
     marked = folder / "config.json"
     with distributed.together():
         if distributed.is_writer() and not marked.exists():
-            files.write_json(marked, dataclasses.asdict(config))
             files.write_json(folder / _TEXT, dict(text))
+            files.write_json(marked, dataclasses.asdict(config))  # last: it is the mark
         if distributed.is_writer():
             check_text(config, folder, text)
     with distributed.together():

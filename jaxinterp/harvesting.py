@@ -84,8 +84,8 @@ def _one_tower(config: HarvestConfig, encoder: Encoder) -> tuple[Encoder, tuple[
     name = "image" if config.images else "text"
     other = [site for site in config.sites if "/" in site and not site.startswith(f"{name}/")]
     if other:
-        data = "pictures are" if config.images else "text is"
-        raise ValueError(f"{', '.join(other)}: {data} read by the {name} tower, {name}/...")
+        read = "pictures are" if config.images else "text is"
+        raise ValueError(f"{', '.join(other)}: {read} read by the {name} tower, {name}/...")
     return dual.tower(encoder, name), tuple(s.removeprefix(f"{name}/") for s in config.sites)
 
 

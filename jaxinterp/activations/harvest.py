@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from jaxinterp.data import Images, Rows, Stream, iterate, looking_ahead, mapped, random_access
 from jaxinterp.encoders.dual import DualConfig
 from jaxinterp.encoders.encoder import Encoder
-from jaxinterp.encoders.sites import resolve
+from jaxinterp.encoders.sites import Request, resolve
 from jaxinterp.parallel import global_batch
 
 _NOT_OF_ONE_TOKEN = ("scores", "pattern")
@@ -198,7 +198,9 @@ def _check_shape(encoder: Encoder, name: str, item: Rows | Images, shape: tuple[
     of_one_layer = shape[_is_layered(encoder, name) :]
     seq = item.tokens.shape[1] if isinstance(item, Rows) else None
     fits = len(of_one_layer) >= 3 and seq in (None, of_one_layer[1])
-    if not fits or _word(encoder, name) in _NOT_OF_ONE_TOKEN:
+    request = _resolved(encoder, name)
+    word = name.split(".")[-1] if request is None else request.site
+    if not fits or word in _NOT_OF_ONE_TOKEN:
         raise ValueError(
             f"{name!r} has the shape {shape}: only sites with one vector per token, of shape "
             "(batch, seq, d) or (batch, seq, heads, d_head), can be harvested"
@@ -234,18 +236,16 @@ def _local(value: Array, axis: int) -> np.ndarray:
 
 def _is_layered(encoder: Encoder, name: str) -> bool:
     """Whether a captured value has a leading axis of layers."""
-    layers = getattr(encoder.config, "n_layers", None)
-    if layers is None:  # models of other libraries: see `layer_sites`
-        return False
-    return not resolve(name, layers, encoder.sites(encoder.config))[0].single
+    request = _resolved(encoder, name)
+    return request is not None and not request.single
 
 
-def _word(encoder: Encoder, name: str) -> str:
-    """The short word of a captured site, whatever its spelling."""
+def _resolved(encoder: Encoder, name: str) -> Request | None:
+    """A captured site, whatever its spelling; None in models of other libraries."""
     layers = getattr(encoder.config, "n_layers", None)
-    if layers is None:
-        return name.split(".")[-1]
-    return resolve(name, layers, encoder.sites(encoder.config))[0].site
+    if layers is None:  # see `layer_sites`
+        return None
+    return resolve(name, layers, encoder.sites(encoder.config))[0]
 
 
 def check_sites(encoder: Encoder, sites: Sequence[str], item: Rows | Images) -> None:

@@ -90,10 +90,7 @@ _BRIDGE_NORM_AFTER: dict[str, str] = {
     "ln2.hook_in": "resid_post",
 }
 # Where a norm follows attention and perceptron, their own outputs are no sites.
-_BRIDGE_BEFORE_POST_NORM: dict[str, str] = {
-    "attn.hook_out": "attn_out",
-    "mlp.hook_out": "mlp_out",
-}
+_BRIDGE_BEFORE_POST_NORM = ("attn.hook_out", "mlp.hook_out")
 _SHORT = {long: short for short, long in (BLOCK_SITES | OUTER_SITES).items()} | BRIDGE_SITES
 _LAYERED = re.compile(r"(?:L|blocks\.)(?P<layers>\d+(?:-\d+)?|\*)\.(?P<site>.+)")
 
@@ -151,7 +148,7 @@ def _match_word(request: str, word: str, available: Sequence[str]) -> list[str]:
     if "ln1_post" in available and word in _BRIDGE_BEFORE_POST_NORM:
         raise ValueError(
             f"{request!r}: the output before the norm that follows it is no site; behind that norm "
-            f"it is {_BRIDGE_BEFORE_POST_NORM[word]!r}"
+            f"it is {BRIDGE_SITES[word]!r}"
         )
     norm_after = {"ln1", "q"} <= set(available) and available.index("ln1") > available.index("q")
     short = _SHORT | _BRIDGE_NORM_AFTER if norm_after else _SHORT
